@@ -1,0 +1,48 @@
+"""What a person sees while a command runs: lines and progress bars on stderr; results alone go to stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def say(line: str) -> None:
+    """Print a line about the work to stderr, without tearing a progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def _hidden() -> bool | None:
+    # None asks tqdm to hide itself where stderr is no terminal.
+    return True if os.environ.get("RETRODISTILL_QUIET") else None
+
+
+@contextmanager
+def progress(total: int, what: str, unit: str) -> Iterator[tqdm]:
+    """A bar with rate and remaining time; `update(n)` moves it. Hidden where stderr is no terminal."""
+    with tqdm(total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False) as bar:
+        yield bar
+
+
+def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
+    """Iterate with a bar, as `progress` shows it."""
+    yield from tqdm(items, total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: the first left, the others right. A bar in a cell is escaped."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])

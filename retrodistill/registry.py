@@ -1,0 +1,132 @@
+"""Finds a part by its name: one table a family, one row a part, and `package.module:Class` for parts kept elsewhere.
+
+A family is a package; its modules end in a literal table such as `LOSSES = {"kl": KL}`. Adding a part is adding a
+class and a row to one such module; nothing here changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+
+from retrodistill.errors import InputError, nearest
+
+FAMILIES: Mapping[str, tuple[str, str]] = {
+    "retriever": ("retrodistill.retrieval", "RETRIEVERS"),
+    "sampler": ("retrodistill.mining", "SAMPLERS"),
+    "filter": ("retrodistill.mining", "FILTERS"),
+    "teacher": ("retrodistill.teachers", "TEACHERS"),
+    "combination": ("retrodistill.scores", "COMBINATIONS"),
+    "loss": ("retrodistill.losses", "LOSSES"),
+    "student": ("retrodistill.students", "STUDENTS"),
+    "index": ("retrodistill.indexing", "INDEXES"),
+}
+
+
+class Part(BaseModel):
+    """A part and its options in one: `KL(temperature=2.0)` in Python is `{kind: kl, temperature: 2.0}` in YAML.
+
+    `argument` names the option that stands behind the colon in the short form: `dense:MODEL` is
+    `{kind: dense, model: MODEL}`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    argument: ClassVar[str | None] = None
+    kind: str
+
+    @property
+    def label(self) -> str:
+        """The short form, for tables and provenance: `bm25`, `dense:MODEL`."""
+        value = getattr(self, self.argument) if self.argument else None
+        return f"{self.kind}:{value}" if value is not None else self.kind
+
+
+@cache
+def table(family: str) -> dict[str, type[Part]]:
+    """All parts of a family by kind, from the tables of its package's modules."""
+    package_name, attribute = FAMILIES[family]
+    package = importlib.import_module(package_name)
+    found: dict[str, type[Part]] = {}
+    for info in pkgutil.iter_modules(package.__path__, package_name + "."):
+        rows = getattr(importlib.import_module(info.name), attribute, {})
+        for kind, part in rows.items():
+            if found.setdefault(kind, part) is not part:
+                raise ValueError(f"{family} {kind!r} stands in two tables; the second is in {info.name}")
+    return found
+
+
+def part_class(family: str, kind: str) -> type[Part]:
+    """The class behind a kind, or behind `package.module:Class`.
+
+    Raises:
+        InputError: there is no such kind, module or class, or the class is no part.
+    """
+    known = table(family)
+    if kind in known:
+        return known[kind]
+    module_name, colon, class_name = kind.partition(":")
+    if not (colon and "." in module_name):
+        raise InputError(f"unknown {family} {kind!r}; {nearest(kind, known)}")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{family} {kind!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Part)):
+        raise InputError(f"{family} {kind!r} is no retrodistill.registry.Part; derive the class from it")
+    return found
+
+
+def expand(family: str, spec: str) -> dict[str, Any]:
+    """Turn the short form `kind` or `kind:argument` into a mapping."""
+    module_name, _, rest = spec.partition(":")
+    if "." in module_name and "/" not in module_name and rest.isidentifier():
+        return {"kind": spec}
+    kind, colon, argument = spec.partition(":")
+    if not colon:
+        return {"kind": kind}
+    part = part_class(family, kind)
+    if part.argument is None:
+        raise InputError(f"{family} {kind!r} takes nothing behind a colon, got {argument!r}; write {kind!r}")
+    return {"kind": kind, part.argument: argument}
+
+
+def build(family: str, spec: Any) -> Part:
+    """Make a part from a part, its short form or its mapping.
+
+    Raises:
+        InputError: the kind is unknown or missing.
+        pydantic.ValidationError: an option is unknown, missing or of the wrong type.
+    """
+    if isinstance(spec, Part):
+        return spec
+    if isinstance(spec, str):
+        spec = expand(family, spec)
+    if not isinstance(spec, Mapping):
+        raise InputError(f"expected a {family} such as {sorted(table(family))[0]!r}, got {spec!r}")
+    kind = spec.get("kind")
+    if not isinstance(kind, str):
+        raise InputError(f"a {family} needs `kind:`; choose from {', '.join(sorted(table(family)))}")
+    part = part_class(family, kind)
+    # A class from elsewhere names its own kind; the path that found it is how it was asked for, not what it is.
+    options = dict(spec) if kind in get_args(part.model_fields["kind"].annotation) else {**spec, "kind": None}
+    if options["kind"] is None:
+        options["kind"] = get_args(part.model_fields["kind"].annotation)[0]
+    return part.model_validate(options)
+
+
+def of(family: str) -> Any:
+    """A pydantic field type that accepts every part of a family, in each of its forms."""
+
+    def parse(spec: Any) -> Part:
+        try:
+            return build(family, spec)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    validator: Callable[[Any], Part] = parse
+    return Annotated[SerializeAsAny[Part], BeforeValidator(validator)]
