@@ -23,16 +23,24 @@ def _hidden() -> bool | None:
     return True if os.environ.get("RETRODISTILL_QUIET") else None
 
 
+def bar(total: int, what: str, unit: str) -> tqdm:
+    """A bar with rate and remaining time, to be closed by the caller. Hidden where stderr is no terminal."""
+    return tqdm(total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False)
+
+
 @contextmanager
 def progress(total: int, what: str, unit: str) -> Iterator[tqdm]:
-    """A bar with rate and remaining time; `update(n)` moves it. Hidden where stderr is no terminal."""
-    with tqdm(total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False) as bar:
-        yield bar
+    """A bar for a block of work; `update(n)` moves it."""
+    with bar(total, what, unit) as shown:
+        yield shown
 
 
 def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
-    """Iterate with a bar, as `progress` shows it."""
-    yield from tqdm(items, total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False)
+    """Iterate with a bar."""
+    with bar(total, what, unit) as shown:
+        for item in items:
+            yield item
+            shown.update()
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
 from retrodistill.errors import InputError, nearest
 
@@ -39,11 +39,27 @@ class Part(BaseModel):
     argument: ClassVar[str | None] = None
     kind: str
 
+    def check(self) -> None:
+        """Refuse what can be known to be wrong before any work, such as a model that is not there.
+
+        Raises:
+            InputError: as the work itself would, only sooner.
+        """
+
     @property
     def label(self) -> str:
         """The short form, for tables and provenance: `bm25`, `dense:MODEL`."""
         value = getattr(self, self.argument) if self.argument else None
         return f"{self.kind}:{value}" if value is not None else self.kind
+
+
+class OptionError(ValueError):
+    """The mistakes in one part's options, carried out of pydantic whole."""
+
+    def __init__(self, error: ValidationError, part: type[BaseModel]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.part = part
 
 
 @cache
@@ -127,6 +143,8 @@ def of(family: str) -> Any:
             return build(family, spec)
         except InputError as error:
             raise ValueError(str(error)) from error
+        except ValidationError as error:
+            raise OptionError(error, part_class(family, expand(family, spec)["kind"] if isinstance(spec, str) else spec["kind"])) from error
 
     validator: Callable[[Any], Part] = parse
     return Annotated[SerializeAsAny[Part], BeforeValidator(validator)]

@@ -1,0 +1,1 @@
+"""Distil rerankers into retrievers."""

@@ -1,0 +1,5 @@
+"""`python -m retrodistill`."""
+
+from retrodistill.cli import main
+
+main()

@@ -1,0 +1,240 @@
+"""What mining hands on: which documents stand against each query, who found them, and what the labels say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retrodistill import files
+from retrodistill.errors import InputError, Problems
+from retrodistill.runs import Run
+
+# The source of a labelled positive that no retriever found.
+QRELS = "qrels"
+
+SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("doc_id", pa.string()),
+        ("source", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+        ("label", pa.int32()),
+    ]
+)
+
+
+class Candidate(NamedTuple):
+    """One document that stands against a query.
+
+    `source` names those who found it, joined by "+", or is "qrels" for a labelled positive that none of them found.
+    `rank` is the best over the sources, from 1, and `score` that source's; a row of "qrels" has rank 0 and score NaN.
+    `label` is the grade of the qrels, None where nobody judged.
+    """
+
+    doc_id: str
+    source: str
+    rank: int
+    score: float
+    label: int | None
+
+
+class Candidates:
+    """One row a (query, document), the rows of a query together: the artefact of `mine` that scoring and training read.
+
+    Attributes:
+        table: Arrow table with the columns of `SCHEMA`; `Candidate` tells what they mean. Where a query's rows were
+            apart, they are brought together at the first of them, otherwise the order is kept.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        codes = _codes(table)
+        starts = _starts(codes)
+        if len(np.unique(codes[starts])) < len(starts):
+            # Codes number the queries by appearance.
+            order = np.argsort(codes, kind="stable")
+            table, codes = table.take(pa.array(order)), codes[order]
+            starts = _starts(codes)
+        self.table = table
+        self._offsets = np.append(starts, len(codes)).astype(np.int64)
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Sequence[Candidate | tuple[str, str, int, float, int | None]]]) -> Candidates:
+        """Build from rows by query, each (doc_id, source, rank, score, label); a query without rows is not kept.
+
+        Raises:
+            InputError: a document stands twice under a query, or a rank or score cannot be.
+        """
+        flat = [(query, *row) for query, documents in rows.items() for row in documents]
+        columns = list(zip(*flat, strict=True)) or [()] * len(SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        return cls(_checked(pa.table(arrays, schema=SCHEMA), "candidates"))
+
+    @classmethod
+    def read(cls, path: Path) -> Candidates:
+        """Read a Parquet file of candidates.
+
+        Raises:
+            InputError: the file is missing, is no Parquet, has other columns, or rows that cannot be: all of them told
+                at once, with their row numbers.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such file; `retrodistill mine ... --out {path}` writes it")
+        try:
+            table = pq.ParquetFile(path).read()
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{path}: cannot be read as Parquet ({error}); expected a file that `retrodistill mine` wrote"
+            ) from error
+        return cls(_checked(_typed(table, path), path))
+
+    def write(self, path: Path) -> None:
+        """Write as Parquet, whole or not at all."""
+        with files.atomic_file(Path(path)) as temporary:
+            pq.write_table(self.table, temporary, compression="zstd", use_dictionary=["query_id", "source"])
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each query's rows start, and the end: int64, shape (queries + 1,)."""
+        return self._offsets
+
+    @cached_property
+    def queries(self) -> list[str]:
+        """Query ids, each once, in the order of the rows."""
+        return self.table.column("query_id").take(pa.array(self._offsets[:-1])).to_pylist()
+
+    @cached_property
+    def query_ids(self) -> list[str]:
+        """The query id of each row."""
+        return self.table.column("query_id").to_pylist()
+
+    @cached_property
+    def doc_ids(self) -> list[str]:
+        """The document id of each row."""
+        return self.table.column("doc_id").to_pylist()
+
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """Best rank over the sources, from 1; 0 where no source found the document: int32, shape (rows,)."""
+        return self.table.column("rank").to_numpy()
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The best-ranking source's score, NaN where none found the document: float32, shape (rows,)."""
+        return self.table.column("score").to_numpy()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The grade of the qrels, NaN where nobody judged: float32, shape (rows,)."""
+        grades = self.table.column("label").cast(pa.float32(), safe=False)
+        return grades.fill_null(np.nan).to_numpy()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the rows in their order: the same however a file encodes or chunks them."""
+        hashed = hashlib.sha256(str(len(self)).encode())
+        for name in ("query_id", "doc_id", "source"):
+            column = self.table.column(name)
+            hashed.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
+            for chunk in column.chunks:
+                hashed.update("".join(chunk.to_pylist()).encode())
+        label = self.table.column("label")
+        # All NaNs are one.
+        scores = np.where(np.isnan(self.scores), np.float32(np.nan), self.scores)
+        hashed.update(self.ranks.astype("<i4").tobytes() + scores.astype("<f4").tobytes())
+        hashed.update(label.is_null().to_numpy().tobytes() + label.fill_null(0).to_numpy().astype("<i4").tobytes())
+        return hashed.hexdigest()
+
+    def select(self, queries: Collection[str]) -> Candidates:
+        """The rows of some queries, in the order of this table; a query that has no rows here has none there."""
+        chosen = pc.is_in(self.table.column("query_id"), value_set=pa.array(list(queries), pa.string()))
+        return Candidates(self.table.filter(chosen))
+
+    def to_run(self) -> Run:
+        """The candidates as a ranking by their scores; rows without a score, those of "qrels" alone, are left out.
+
+        Scores of several sources in one query are on scales of their own: rank by them only where the source is one.
+        """
+        run: Run = {query: {} for query in self.queries}
+        for query, document, score in zip(self.query_ids, self.doc_ids, self.scores.tolist(), strict=True):
+            if score == score:  # not NaN
+                run[query][document] = score
+        return run
+
+
+def _codes(table: pa.Table) -> np.ndarray:
+    """A number for each row's query, by first appearance: int64, shape (rows,)."""
+    encoded = table.column("query_id").combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64)
+
+
+def _starts(codes: np.ndarray) -> np.ndarray:
+    """Rows where another query begins, the first among them: int64."""
+    return np.flatnonzero(np.diff(codes, prepend=-1))
+
+
+def _typed(table: pa.Table, where: object) -> pa.Table:
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{where}: got the columns {', '.join(table.column_names) or '(none)'}, "
+            f"expected {', '.join(SCHEMA.names)}; missing: {', '.join(missing)}"
+        )
+    columns, problems = [], []
+    for field in SCHEMA:
+        try:
+            columns.append(table.column(field.name).cast(field.type))
+        except pa.ArrowException as error:
+            got = table.schema.field(field.name).type
+            problems.append(f"column {field.name}: got {got}, expected {field.type} ({error})")
+    if problems:
+        raise Problems(f"{where}: the columns are not those of candidates", problems)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _checked(table: pa.Table, where: object) -> pa.Table:
+    """The same table, once its rows are known to be such as can be.
+
+    Raises:
+        Problems: naming the first row (from 1) of each kind of mistake.
+    """
+    problems = []
+    for name in ("query_id", "doc_id", "source", "rank", "score"):
+        empty = _first(pc.is_null(table.column(name)))
+        if empty is not None:
+            problems.append(f"row {empty + 1}: {name} is null; only label may be")
+    if not problems:
+        low = _first(pc.less(table.column("rank"), 0))
+        if low is not None:
+            problems.append(f"row {low + 1}: rank {table['rank'][low]}, expected 1 or more, or 0 for {QRELS!r}")
+        endless = _first(pc.is_inf(table.column("score")))
+        if endless is not None:
+            problems.append(f"row {endless + 1}: score {table['score'][endless]}, expected a number, or NaN for none")
+        pairs = table.group_by(["query_id", "doc_id"]).aggregate([([], "count_all")])
+        twice = pairs.filter(pc.greater(pairs.column("count_all"), 1))
+        if twice.num_rows:
+            query, document = twice["query_id"][0].as_py(), twice["doc_id"][0].as_py()
+            problems.append(
+                f"{twice.num_rows} pairs stand more than once, such as query {query!r} with document {document!r}; "
+                "keep one row of each"
+            )
+    if problems:
+        raise Problems(f"{where}: these rows are no candidates", problems)
+    return table
+
+
+def _first(mask: pa.ChunkedArray) -> int | None:
+    found = pc.index(mask, True).as_py()
+    return None if found < 0 else found

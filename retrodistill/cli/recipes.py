@@ -1,0 +1,68 @@
+"""Verbs on recipes: run, validate, ls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from retrodistill.cli import options
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@options.settings
+def run(recipe: Path, settings: tuple[str, ...]) -> None:
+    """Walk the whole road of RECIPE: mine, score, train, index, search, evaluate, report.
+
+    KEY=VALUE overrides the recipe. What is there already is skipped; a run that was killed goes on.
+
+    \b
+    Example:
+      retrodistill run recipes/scifact.yaml data.path=DIR train.epochs=1
+    """
+    from retrodistill import pipeline
+    from retrodistill import recipe as recipes
+
+    loaded = recipes.load(recipe, settings)
+    click.echo(pipeline.table(pipeline.run(loaded)))
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@options.settings
+def validate(recipe: Path, settings: tuple[str, ...]) -> None:
+    """Judge RECIPE without running it: every mistake at once, each with its line.
+
+    \b
+    Example:
+      retrodistill validate recipes/scifact.yaml train.epochs=2
+    """
+    from retrodistill import recipe as recipes
+    from retrodistill.collections import open_collection
+
+    loaded = recipes.load(recipe, settings)
+    collection = open_collection(loaded.data.path)
+    for split in (loaded.data.train, loaded.data.test):
+        collection.qrels(split)
+    click.echo(loaded.dump(), nl=False)
+    click.echo(f"{recipe}: no mistake found", err=True)
+
+
+@click.command()
+@click.argument("what", required=False)
+@click.argument("name", required=False)
+def ls(what: str | None, name: str | None) -> None:
+    """List what there is: parts by family, collections, recipes, or the options of one part.
+
+    \b
+    Examples:
+      retrodistill ls
+      retrodistill ls loss
+      retrodistill ls loss kl
+      retrodistill ls collections
+      retrodistill ls recipes
+    """
+    from retrodistill.cli.listing import listing
+
+    click.echo(listing(what, name))

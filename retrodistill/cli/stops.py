@@ -1,0 +1,180 @@
+"""Verbs that make an artefact each: mine, score, train, index, search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from retrodistill import console
+from retrodistill.cli import options
+from retrodistill.errors import InputError
+
+
+@click.command()
+@options.data
+@options.split("train")
+@click.option("--source", "sources", multiple=True, required=True, help="bm25, dense:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.")
+@click.option("--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query.")
+@click.option("--sampler", help="Keeps some of them, such as top:30 or uniform:30. All where left out.")
+@click.option("--filter", "filters", multiple=True, help="Drops likely positives, such as duplicates.")
+@click.option("--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found.")
+@options.seed
+@options.out("The candidates, a Parquet file.")
+def mine(
+    data: str,
+    split: str,
+    sources: tuple[str, ...],
+    depth: int,
+    sampler: str | None,
+    filters: tuple[str, ...],
+    positives: bool,
+    seed: int,
+    out: Path,
+) -> None:
+    """Mine the documents that stand against each query.
+
+    \b
+    Example:
+      retrodistill mine --data DIR --split train --source bm25 \\
+        --source dense:sentence-transformers/all-MiniLM-L6-v2 --depth 100 --out candidates.parquet
+    """
+    from retrodistill import mining
+    from retrodistill.collections import open_collection
+    from retrodistill.recipe import part
+
+    parts = [part("retriever", source) for source in sources]
+    chosen = part("sampler", sampler) if sampler else None
+    rules = [part("filter", rule) for rule in filters]
+    collection = open_collection(data)
+    candidates, account = mining.mine(
+        collection, split, parts, depth=depth, sampler=chosen, filters=rules, positives=positives, seed=seed
+    )
+    candidates.write(out)
+    click.echo(account.table())
+    console.say(f"wrote {out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
+
+
+@click.command()
+@click.argument("candidates", type=click.Path(path_type=Path))
+@options.data
+@click.option("--teacher", "teachers", multiple=True, required=True, help="cross_encoder:MODEL, dense:MODEL, bm25 or {kind: ...}.")
+@options.store
+def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -> None:
+    """Have teachers score CANDIDATES into the score store; what it has already is not scored again.
+
+    \b
+    Example:
+      retrodistill score candidates.parquet --data DIR --teacher cross_encoder:MODEL --teacher bm25 --store scores/
+    """
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import open_collection
+    from retrodistill.recipe import part
+    from retrodistill.scores.store import ScoreStore
+    from retrodistill.teachers import judging
+
+    parts = [part("teacher", teacher) for teacher in teachers]
+    found = Candidates.read(candidates)
+    for judged in judging.judge(found, open_collection(data), parts, ScoreStore(store)):
+        click.echo(f"{judged} (store {store}, fingerprint {judged.fingerprint})")
+
+
+@click.command()
+@options.data
+@click.option("--candidates", type=click.Path(path_type=Path), required=True, help="What `mine` wrote.")
+@click.option("--student", required=True, help="dense:MODEL or {kind: dense, model: MODEL, layers: 3}.")
+@click.option("--loss", "losses", multiple=True, required=True, help="kl, margin_mse, infonce or {kind: ...}; several are summed.")
+@click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to learn from; as given to `score`.")
+@click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
+@options.store
+@options.seed
+@options.out("The trained model's folder.")
+@options.settings
+def train(
+    data: str,
+    candidates: Path,
+    student: str,
+    losses: tuple[str, ...],
+    teachers: tuple[str, ...],
+    combine: str | None,
+    store: Path,
+    seed: int,
+    out: Path,
+    settings: tuple[str, ...],
+) -> None:
+    """Train a student on candidates and stored scores. KEY=VALUE sets the loop, such as epochs=2.
+
+    \b
+    Example:
+      retrodistill train --data DIR --candidates candidates.parquet --store scores/ --teacher bm25 \\
+        --student dense:sentence-transformers/all-MiniLM-L6-v2 --loss kl --out model/ epochs=1 batch_size=16
+    """
+    from retrodistill import steps
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import open_collection
+    from retrodistill.recipe import options_from, part
+    from retrodistill.scores.store import ScoreStore
+    from retrodistill.training.options import TrainOptions
+    from retrodistill.training.train import train as train_student
+
+    learner, objectives = part("student", student), [part("loss", loss) for loss in losses]
+    judges = [part("teacher", teacher) for teacher in teachers]
+    rule = part("combination", combine) if combine else None
+    loop = options_from(TrainOptions, settings)
+    found, collection = Candidates.read(candidates), open_collection(data)
+    scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
+    manifest = train_student(
+        learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed
+    )
+    last = manifest["log"][-1]
+    click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, last loss {last['loss']:.4f}")
+
+
+@click.command()
+@click.argument("model")
+@options.data
+@click.option("--index", "index_spec", default="flat", show_default=True, help="The kind of index.")
+@options.out("The index's folder.")
+@options.settings
+def index(model: str, data: str, index_spec: str, out: Path, settings: tuple[str, ...]) -> None:
+    """Encode a collection with MODEL, a bi-encoder, and index it. KEY=VALUE sets the encoder, such as max_length=256.
+
+    \b
+    Example:
+      retrodistill index model/ --data DIR --out index/
+    """
+    from retrodistill import steps
+    from retrodistill.collections import open_collection
+    from retrodistill.recipe import part
+    from retrodistill.retrieval.dense import Dense
+    from retrodistill.retrieval.indexed import write_index
+
+    made = part("index", index_spec)
+    retriever = part("retriever", steps.retriever_spec(model), settings)
+    if not isinstance(retriever, Dense):
+        raise InputError(f"{model!r} is no bi-encoder; give the folder or the name of one")
+    manifest = write_index(retriever, made, open_collection(data), out)
+    click.echo(f"{out}: {manifest['documents']:,} documents, {manifest['details']['index_bytes'] / 1e6:,.1f} MB")
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@options.data
+@options.split("test")
+@click.option("--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a query.")
+@options.out("The TREC run file.")
+def search(index: Path, data: str, split: str, depth: int, out: Path) -> None:
+    """Search INDEX for the queries of a split and write a TREC run file.
+
+    \b
+    Example:
+      retrodistill search index/ --data DIR --split test --out run.trec
+    """
+    from retrodistill.collections import open_collection
+    from retrodistill.retrieval.indexed import Indexed
+    from retrodistill.runs import write_run
+
+    collection = open_collection(data)
+    found = Indexed(path=index).open(collection).search(collection.query_ids(split), depth)
+    write_run(out, found, index.name)
+    click.echo(f"{out}: {len(found):,} queries, {sum(map(len, found.values())):,} documents")

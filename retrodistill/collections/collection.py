@@ -1,0 +1,104 @@
+"""A test collection: a corpus, queries and relevance judgements by split, as BEIR lays them out in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from retrodistill.collections.jsonl import IN_MEMORY, read_texts
+from retrodistill.collections.judgements import read_qrels
+from retrodistill.collections.texts import Texts
+from retrodistill.errors import InputError, nearest
+from retrodistill.files import digest_of
+from retrodistill.runs import Qrels
+
+_USUAL = ("train", "dev", "test")
+_LAYOUT = "a BEIR folder has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
+
+
+class Collection:
+    """What is searched, what is asked and what is relevant; made by `open_collection`, or from parts in Python.
+
+    Args:
+        name: what tables and results call it.
+        corpus: the documents.
+        queries: the queries of all splits.
+        judgements: by split the qrels, or their file, which is read when it is first asked for.
+    """
+
+    def __init__(self, name: str, corpus: Texts, queries: Texts, judgements: Mapping[str, Path | Qrels]) -> None:
+        self.name = name
+        self.corpus = corpus
+        self.queries = queries
+        self._judgements = dict(judgements)
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """The splits that have judgements: train, dev, test, then others by name."""
+        usual = [split for split in _USUAL if split in self._judgements]
+        return usual + sorted(set(self._judgements) - set(usual))
+
+    def qrels(self, split: str) -> Qrels:
+        """The judgements of a split, read once; they are shared, so leave them as they are.
+
+        Raises:
+            InputError: there is no such split, or its file is broken or names what the collection does not have.
+        """
+        if not self._judgements:
+            raise InputError(f"{self.name} has no judgements; expected a file qrels/{split}.tsv in its folder")
+        if split not in self._judgements:
+            raise InputError(f"{self.name} has no split {split!r}; {nearest(split, self.splits)}")
+        judgements = self._judgements[split]
+        if isinstance(judgements, Path):
+            judgements = self._judgements[split] = read_qrels(judgements, self.queries, self.corpus)
+        return judgements
+
+    def query_ids(self, split: str) -> list[str]:
+        """The queries of a split that have a judgement, in the order of the queries' file."""
+        judged = self.qrels(split)
+        return [query for query in self.queries.ids if query in judged]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over corpus and queries; judgements do not count."""
+        return digest_of([self.corpus.digest, self.queries.digest])
+
+    def summary(self) -> str:
+        """Name and counts in one line: `scifact: 5,183 documents, queries: 809 train / 300 test`."""
+        empty = f" ({self.corpus.empty:,} empty)" if self.corpus.empty else ""
+        by_split = [f"{len(self.qrels(split)):,} {split}" for split in self.splits]
+        queries = " / ".join(by_split) or f"{len(self.queries):,} unjudged"
+        return f"{self.name}: {len(self.corpus):,} documents{empty}, queries: {queries}"
+
+
+def open_folder(folder: Path, name: str | None = None, in_memory: int = IN_MEMORY) -> Collection:
+    """Open a BEIR-format folder. Without `qrels/` it has no splits, which is enough to search it.
+
+    Args:
+        folder: holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
+        name: the folder's own, where None.
+        in_memory: files of more bytes are mapped, not held in memory.
+
+    Raises:
+        InputError: a file is missing or broken; qrels are only read when they are asked for.
+    """
+    try:
+        name = name or folder.resolve().name
+        missing = [file for file in ("corpus.jsonl", "queries.jsonl") if not (folder / file).is_file()]
+        if missing:
+            raise InputError(f"{folder}: there is no {' and no '.join(missing)}; {_LAYOUT}{_nested(folder)}")
+        judgements = {path.stem: path for path in (folder / "qrels").glob("[!.]*.tsv")}
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    corpus = read_texts(folder / "corpus.jsonl", "document", name, in_memory)
+    queries = read_texts(folder / "queries.jsonl", "query", name, in_memory)
+    return Collection(name, corpus, queries, judgements)
+
+
+def _nested(folder: Path) -> str:
+    found = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/corpus.jsonl"))
+    if not found:
+        return ""
+    shown = ", ".join(str(path) for path in found[:3])
+    return f"; did you mean {shown}?" if len(found) <= 3 else f"; did you mean one of {shown}, ...?"

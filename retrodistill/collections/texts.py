@@ -1,0 +1,167 @@
+"""A corpus or a set of queries: ids and texts in the order of their file, in Arrow columns that may lie on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from retrodistill.errors import InputError
+
+Kind = Literal["document", "query"]
+SCHEMAS = {
+    "document": pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())]),
+    "query": pa.schema([("id", pa.string()), ("text", pa.string())]),
+}
+
+
+class Facts:
+    """What one pass over ids and texts finds out: the digest of them in order, and how many texts are empty."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self.empty = 0
+
+    def add(self, ids: Sequence[str], texts: Sequence[str]) -> None:
+        """Go on with the next ids and the texts that models read under them."""
+        for key, text in zip(ids, texts, strict=True):
+            encoded_id, encoded = key.encode(), text.encode()
+            # Lengths first: without them ("a", "bc") and ("ab", "c") would be the same bytes.
+            self._sha.update(b"%d %d " % (len(encoded_id), len(encoded)) + encoded_id + encoded)
+            self.empty += not text.strip()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what was added so far."""
+        return self._sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class KnownFacts:
+    """Facts found out earlier, and kept beside a converted file."""
+
+    digest: str
+    empty: int
+
+
+class Texts:
+    """What models read: documents or queries by id and by row, without holding a mapped file in memory.
+
+    A document is read as BEIR has it, `(title + " " + text).strip()`; a query is its text, untouched.
+
+    Args:
+        name: the collection's name, for messages.
+        kind: `document` or `query`.
+        table: columns as `SCHEMAS[kind]` has them; ids are unique.
+        facts: digest and count of empty texts, where they are known already.
+    """
+
+    def __init__(self, name: str, kind: Kind, table: pa.Table, facts: KnownFacts | None = None) -> None:
+        self.name = name
+        self.kind = kind
+        self._ids = table.column("id")
+        self._titles = table.column("title") if kind == "document" else None
+        self._bodies = table.column("text")
+        self._known = facts
+
+    @classmethod
+    def documents(cls, name: str, rows: Iterable[tuple[str, str, str]]) -> Texts:
+        """Make a corpus of (id, title, text)."""
+        return cls._of(name, "document", rows)
+
+    @classmethod
+    def queries(cls, name: str, rows: Iterable[tuple[str, str]]) -> Texts:
+        """Make queries of (id, text)."""
+        return cls._of(name, "query", rows)
+
+    @classmethod
+    def _of(cls, name: str, kind: Kind, rows: Iterable[tuple[str, ...]]) -> Texts:
+        schema = SCHEMAS[kind]
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+        made = cls(name, kind, pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+        if len(made._rows) != len(made):
+            raise InputError(f"{name}: a {kind} id stands twice; ids are unique")
+        return made
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids, in the order of the file."""
+        return self._ids.to_pylist()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.ids)}
+
+    def row(self, key: str) -> int:
+        """The place of an id in `ids`.
+
+        Raises:
+            InputError: there is no such id.
+        """
+        try:
+            return self._rows[key]
+        except KeyError:
+            raise InputError(f"{self.name} has no {self.kind} {key!r}") from None
+
+    def title(self, key: str) -> str:
+        """A document's title, which may be empty; a query has none and gives an empty one."""
+        return "" if self._titles is None else self._titles[self.row(key)].as_py()
+
+    def body(self, key: str) -> str:
+        """The `text` field as it stands in the file."""
+        return self._bodies[self.row(key)].as_py()
+
+    def text(self, key: str) -> str:
+        """What a model reads of one document or query."""
+        return self.texts([self.row(key)])[0]
+
+    def texts(self, rows: Sequence[int] | np.ndarray | slice | None = None) -> list[str]:
+        """What a model reads of many documents or queries: all of them, a slice, or rows in any order."""
+        bodies = self._pick(self._bodies, rows)
+        if self._titles is None:
+            return bodies
+        titles = self._pick(self._titles, rows)
+        return [f"{title} {body}".strip() for title, body in zip(titles, bodies, strict=True)]
+
+    @staticmethod
+    def _pick(column: pa.ChunkedArray, rows: Sequence[int] | np.ndarray | slice | None) -> list[str]:
+        if rows is None:
+            return column.to_pylist()
+        if isinstance(rows, slice):
+            picked = range(len(column))[rows]
+            if picked.step == 1:
+                return column.slice(picked.start, len(picked)).to_pylist()
+            rows = picked
+        # One by one: `take` on a column of many chunks first joins them, which would read a mapped file into memory.
+        return [column[int(row)].as_py() for row in rows]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the ids and the texts that models read, in order."""
+        return self._facts.digest
+
+    @property
+    def empty(self) -> int:
+        """How many have nothing to read: BEIR's corpora hold such documents, and they are kept."""
+        return self._facts.empty
+
+    @cached_property
+    def _facts(self) -> Facts | KnownFacts:
+        if self._known is not None:
+            return self._known
+        facts = Facts()
+        for start in range(0, len(self), 8192):
+            part = slice(start, start + 8192)
+            facts.add(self._pick(self._ids, part), self.texts(part))
+        return facts

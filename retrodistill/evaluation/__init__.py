@@ -1,0 +1,1 @@
+"""What a ranking is worth: metrics, BEIR's protocol, significance, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""Indexes: how the nearest documents are found."""

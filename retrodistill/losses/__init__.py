@@ -1,0 +1,1 @@
+"""Losses over score matrices, for every student alike."""

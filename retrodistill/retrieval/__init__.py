@@ -1,0 +1,1 @@
+"""Retrievers: an encoder and an index that answer queries together."""

@@ -1,0 +1,97 @@
+"""An index on disk: written once from a model and a collection, searched from then on without naming either's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from retrodistill import models
+from retrodistill.errors import InputError
+from retrodistill.files import atomic_folder, write_json
+from retrodistill.indexing.index import Index, load_ids, save_ids
+from retrodistill.registry import Part, build
+from retrodistill.retrieval.dense import Dense, DenseSearcher
+from retrodistill.retrieval.retriever import Retriever
+
+if TYPE_CHECKING:
+    from retrodistill.collections import Collection
+
+MANIFEST = "manifest.json"
+
+
+def write_index(
+    retriever: Dense, index: Part, collection: Collection, folder: Path, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Encode a collection, index it and keep the index in a folder that says what it was made of.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: the index does not take dense vectors.
+    """
+    part = cast(Index, index)
+    if part.accepts != "dense":
+        raise InputError(f"index {part.kind} accepts {part.accepts}, but {retriever.label} emits dense vectors; use flat")
+    searcher = retriever.open(collection)
+    built = part.build(searcher.document_vectors)
+    searcher.use(built)
+    manifest = {
+        "artefact": "index",
+        "index": part.model_dump(),
+        "retriever": retriever.model_dump(),
+        "encoder": searcher.identity,
+        "collection": collection.name,
+        "corpus": collection.corpus.digest,
+        "documents": built.size,
+        "details": searcher.details,
+        **(extra or {}),
+    }
+    with atomic_folder(folder) as temporary:
+        built.save(temporary)
+        save_ids(temporary, collection.corpus.ids)
+        write_json(temporary / MANIFEST, manifest)
+    return manifest
+
+
+class Indexed(Retriever):
+    """An index that `retrodistill index` wrote, with the model it was made by."""
+
+    argument: ClassVar[str | None] = "path"
+    kind: Literal["index"] = "index"
+    path: Path
+
+    def check(self) -> None:
+        """Find the index."""
+        if not (self.path / MANIFEST).is_file():
+            raise InputError(f"{self.path} holds no index; `retrodistill index MODEL --data DIR --out {self.path}` writes one")
+
+    def open(self, collection: Collection) -> DenseSearcher:
+        """Load the index.
+
+        Raises:
+            InputError: the index is damaged, was made from another corpus, or its model has changed since.
+        """
+        self.check()
+        manifest = models.read_json(self.path / MANIFEST)
+        try:
+            retriever = cast(Dense, build("retriever", manifest["retriever"]))
+            part = cast(Index, build("index", manifest["index"]))
+            corpus, encoder = manifest["corpus"], manifest["encoder"]
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{self.path / MANIFEST}: is no manifest of an index ({error}); build it again") from error
+        if corpus != collection.corpus.digest:
+            raise InputError(
+                f"{self.path} was built from {manifest.get('collection')!r}, whose documents differ from those of "
+                f"{collection.name!r}; build an index of this collection: retrodistill index"
+            )
+        searcher = retriever.open(collection)
+        if searcher.identity != encoder:
+            raise InputError(f"the model {retriever.model!r} has changed since {self.path} was built; build it again")
+        if load_ids(self.path) != list(collection.corpus.ids):
+            raise InputError(f"{self.path / 'ids.parquet'}: not the documents the index was built from; build it again")
+        searcher.use(part.load(self.path))
+        return searcher
+
+
+RETRIEVERS = {"index": Indexed}

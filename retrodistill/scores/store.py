@@ -1,0 +1,289 @@
+"""Keeps every teacher score ever paid for: a folder a teacher, immutable Parquet parts in it, many writers, no locks.
+
+    ROOT/<fingerprint>/teacher.json
+    ROOT/<fingerprint>/part-<time>-<digest>.parquet      q_hi, q_lo, d_hi, d_lo, score
+
+A part's name carries the time it was written (nanoseconds, hexadecimal: names sort in the order of writing) and the
+SHA-256 of its bytes (first 16 digits), so that damage anywhere in it shows before anything in it is believed. Parts
+appear by renaming; what a killed writer leaves behind starts with a dot and is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrodistill import console, files
+from retrodistill.errors import InputError
+from retrodistill.scores.index import PairIndex
+
+_KEYS = ("q_hi", "q_lo", "d_hi", "d_lo")
+_SCHEMA = pa.schema([*((name, pa.uint64()) for name in _KEYS), ("score", pa.float32())])
+_PART = re.compile(r"part-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
+_IDENTITY, _PARTS = "teacher.json", "part-*.parquet"
+
+# Rows written and read at once: small enough that their memory is used again, not asked for anew.
+_BATCH = 1 << 17
+
+
+class _DamagedError(Exception):
+    """A part that cannot be believed; the message says why."""
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Name a teacher by everything that decides its scores: 16 hexadecimal digits, whatever the order of the keys."""
+    return files.digest_of(identity)[:16]
+
+
+class ScoreStore:
+    """All teachers' scores in one directory; a pair scored once by a teacher is never scored by it again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: got a file, expected the folder of a score store; name a folder")
+
+    def table(self, identity: Mapping[str, Any]) -> TeacherScores:
+        """Open a teacher's scores; its folder is made by the first write.
+
+        Raises:
+            InputError: the folder belongs to a teacher with another identity, or its teacher.json cannot be read.
+        """
+        folder = self.root / fingerprint(identity)
+        asked = json.loads(json.dumps(dict(identity), default=str))
+        if (folder / _IDENTITY).exists():
+            stored = _read_identity(folder / _IDENTITY)
+            if stored != asked:
+                raise InputError(
+                    f"{folder / _IDENTITY}: describes another teacher than the one asked for "
+                    f"({'; '.join(files.differences(stored, asked))}); it was edited: restore it or use another store"
+                )
+        return TeacherScores(folder, asked)
+
+    def teachers(self) -> list[dict[str, Any]]:
+        """Describe every teacher in the store, in the order of fingerprints: identity, fingerprint, rows, bytes.
+
+        Rows are counted from the parts' footers, those of unreadable parts left out; bytes are those of all parts.
+        """
+        return [
+            {
+                "identity": _read_identity(folder / _IDENTITY),
+                "fingerprint": folder.name,
+                "rows": sum(_rows(part) for part in _parts(folder)),
+                "bytes": sum(part.stat().st_size for part in _parts(folder)),
+            }
+            for folder in self._folders()
+        ]
+
+    def verify(self) -> list[str]:
+        """Read everything and name what is damaged and why, a line a file; empty where all is well."""
+        found: list[str] = []
+        for folder in self._folders():
+            try:
+                if fingerprint(_read_identity(folder / _IDENTITY)) != folder.name:
+                    found.append(f"{folder / _IDENTITY}: the identity is not that of the folder's name; it was edited")
+            except InputError as error:
+                found.append(str(error))
+            for part in _parts(folder):
+                try:
+                    _read_part(part)
+                except _DamagedError as error:
+                    found.append(f"{part}: {error}")
+        return found
+
+    def _folders(self) -> list[Path]:
+        # A writer killed before its first file leaves an empty folder, which is nobody's.
+        return sorted({file.parent for name in (_IDENTITY, _PARTS) for file in self.root.glob(f"*/{name}")})
+
+
+class TeacherScores:
+    """One teacher's scores by (query, document), looked up a million at a time.
+
+    Where a pair was written more than once, the first written counts, in this process and in every other.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.identity = dict(identity)
+        self.fingerprint = folder.name
+        self._index = PairIndex()
+        self._damaged: set[str] = set()
+        self._stale = True
+
+    def __len__(self) -> int:
+        """Rows that can be looked up; a pair written twice counts twice."""
+        self._catch_up()
+        return len(self._index)
+
+    def lookup(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Find the scores of pairs, in no more memory than the answer and the index need.
+
+        Sees this object's own writes at once, other writers' after `refresh`.
+
+        Args:
+            queries: uint64 keys, shape (n, 2), as `text_keys` makes them.
+            documents: uint64 keys, shape (n, 2).
+
+        Returns:
+            float32, shape (n,); NaN where the store has no score. All 256 bits are compared.
+        """
+        _check_keys(queries, documents)
+        self._catch_up()
+        return self._index.find(queries, documents)
+
+    def append(self, queries: np.ndarray, documents: np.ndarray, scores: np.ndarray) -> None:
+        """Write scores as one part, whole and synced when this returns; other writers need not be kept out.
+
+        Rows cost the least space where those of a query stand together.
+
+        Args:
+            queries: uint64 keys, shape (n, 2).
+            documents: uint64 keys, shape (n, 2).
+            scores: finite numbers, shape (n,), kept as float32.
+
+        Raises:
+            InputError: a score is NaN or infinite; nothing is written then.
+        """
+        _check_keys(queries, documents)
+        with np.errstate(over="ignore"):
+            values = np.asarray(scores).astype(np.float32)
+        if values.shape != (len(queries),):
+            raise ValueError(f"got scores of shape {values.shape}, expected ({len(queries)},): one a pair")
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if wrong.size:
+            teacher = self.identity.get("kind", "the teacher")
+            raise InputError(
+                f"{teacher} ({self.fingerprint}): {wrong.size} of {len(values)} scores are no finite float32, "
+                f"the first is {scores[wrong[0]]} in row {wrong[0]}; leave out what was not scored"
+            )
+        if not len(values):
+            return
+        if not (self.folder / _IDENTITY).exists():
+            files.write_json(self.folder / _IDENTITY, self.identity)
+        # The name needs the digest of what is written, so the part waits, whole and synced, under a name nobody reads.
+        waiting = self.folder / f".part-{uuid.uuid4().hex}"
+        with files.atomic_file(waiting) as temporary:
+            _write_part(temporary, [*queries.T, *documents.T, values])
+            digest = files.digest_of_file(temporary)[:16]
+        # A clock that was set back must not put this part before one that is already there.
+        newest = max((int(match[1], 16) for match in map(_PART.fullmatch, self._names()) if match), default=0)
+        stamp = max(time.time_ns(), newest + 1)
+        waiting.rename(self.folder / f"part-{stamp:016x}-{digest}.parquet")
+        self._stale = True
+
+    def refresh(self) -> None:
+        """See the parts that other writers have finished since the last look."""
+        names = self._names()
+        if not set(self._index.sources).issubset(names):
+            self._index = PairIndex()
+        fresh = sorted(set(names) - set(self._index.sources) - self._damaged)
+        if fresh:
+            # Where another writer's part is older than one in the index, what stands after it is read again: the
+            # first written counts, whoever saw it first.
+            again = self._index.drop_from(fresh[0])
+            self._index.add(self._loaded(sorted([*fresh, *again])))
+        self._stale = False
+
+    def _catch_up(self) -> None:
+        if self._stale:
+            self.refresh()
+
+    def _names(self) -> list[str]:
+        return [part.name for part in _parts(self.folder)]
+
+    def _loaded(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for name in names:
+            try:
+                keys, scores = _read_part(self.folder / name)
+            except _DamagedError as error:
+                self._damaged.add(name)
+                console.say(
+                    f"warning: {self.folder / name} is damaged ({error}) and its scores are left out; "
+                    "delete the file, and what it held is scored again"
+                )
+            else:
+                yield name, keys, scores
+
+
+def _check_keys(queries: np.ndarray, documents: np.ndarray) -> None:
+    for name, keys in (("queries", queries), ("documents", documents)):
+        if keys.dtype != np.uint64 or keys.shape != (len(queries), 2):
+            raise ValueError(
+                f"got {name} of type {keys.dtype} and shape {keys.shape}, expected uint64 and ({len(queries)}, 2): "
+                "the keys of `text_keys`, a row a pair"
+            )
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PARTS))
+
+
+def _write_part(path: Path, columns: list[np.ndarray]) -> None:
+    """Parquet: query halves as runs of dictionary entries, the rest, which nothing can compress, as it stands."""
+    with pq.ParquetWriter(
+        path, _SCHEMA, compression="none", use_dictionary=["q_hi", "q_lo"], write_statistics=False
+    ) as writer:
+        for start in range(0, len(columns[0]), _BATCH):
+            batch = [pa.array(np.ascontiguousarray(column[start : start + _BATCH])) for column in columns]
+            writer.write_table(pa.table(batch, schema=_SCHEMA))
+
+
+def _read_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (n, 4) and scores (n,) of a part, once its bytes are known to be those that were written."""
+    match = _PART.fullmatch(path.name)
+    if not match:
+        raise _DamagedError("its name carries no time and digest: it was renamed, or not written by this store")
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            content = mapped.read_buffer()
+            if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+                raise _DamagedError("its bytes are not those that were written")
+            return _decoded(pq.ParquetFile(content))
+    except (OSError, pa.ArrowException) as error:
+        raise _DamagedError(f"it cannot be read: {error}") from error
+
+
+def _decoded(part: pq.ParquetFile) -> tuple[np.ndarray, np.ndarray]:
+    if not part.schema_arrow.equals(_SCHEMA):
+        raise _DamagedError(
+            f"got the columns {part.schema_arrow.names}, expected {_SCHEMA.names} as the store has them"
+        )
+    keys = np.empty((part.metadata.num_rows, len(_KEYS)), dtype=np.uint64)
+    scores = np.empty(len(keys), dtype=np.float32)
+    start = 0
+    for batch in part.iter_batches(batch_size=_BATCH):
+        rows = slice(start, start + batch.num_rows)
+        for column in range(len(_KEYS)):
+            keys[rows, column] = batch.column(column).to_numpy()
+        scores[rows] = batch.column(len(_KEYS)).to_numpy()
+        start = rows.stop
+    return keys, scores
+
+
+def _rows(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException):
+        return 0
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    try:
+        identity = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; it says whose scores lie beside it, restore it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); restore it or delete its folder") from error
+    if not isinstance(identity, dict):
+        raise InputError(f"{path}: got JSON of type {type(identity).__name__}, expected an object; restore it")
+    return identity

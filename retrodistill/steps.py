@@ -1,0 +1,156 @@
+"""The stops of the road as functions: what the command line, the pipeline and Python call, all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from retrodistill.candidates import Candidates
+from retrodistill.collections import Collection
+from retrodistill.errors import InputError
+from retrodistill.evaluation import protocol
+from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
+from retrodistill.mining.mine import mine
+from retrodistill.registry import Part, build, expand, table
+from retrodistill.runs import Qrels, Run
+from retrodistill.scores.combine import default_combination
+from retrodistill.scores.store import ScoreStore
+from retrodistill.teachers import judging
+
+if TYPE_CHECKING:
+    from retrodistill.retrieval.retriever import Retriever
+
+
+def retriever_spec(system: str) -> dict[str, Any]:
+    """What a system on the command line stands for: a retriever in its short form, or the name of a bi-encoder."""
+    kind = system.partition(":")[0]
+    if kind in table("retriever") or "." in kind and ":" in system and "/" not in kind:
+        return expand("retriever", system)
+    return {"kind": "dense", "model": system}
+
+
+def as_retriever(system: str | Part) -> Part:
+    """A retriever from its short form, a bi-encoder's name, or itself."""
+    return system if isinstance(system, Part) else build("retriever", retriever_spec(system))
+
+
+def evaluate(
+    system: str | Part,
+    collection: Collection,
+    split: str = "test",
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    qrels: Qrels | None = None,
+    depth: int | None = None,
+    name: str | None = None,
+) -> tuple[Evaluation, Run]:
+    """Search for a split's queries and measure what is found, by BEIR's protocol.
+
+    Args:
+        system: a retriever, its short form (`bm25`, `run:FILE`, `index:FOLDER`) or a bi-encoder's name.
+        collection: what is searched.
+        split: whose queries and judgements count.
+        metrics: ir_measures names.
+        qrels: judgements to use instead of the split's, with their own queries.
+        depth: documents a query; enough for the metrics where None.
+        name: what the report calls the system.
+    """
+    retriever = cast("Retriever", as_retriever(system))
+    judgements = collection.qrels(split) if qrels is None else qrels
+    unknown = [query for query in judgements if query not in collection.queries]
+    if unknown:
+        raise InputError(f"{len(unknown)} queries of the judgements are not in {collection.name}, such as {unknown[0]!r}")
+    depth = depth or protocol.needed_depth(metrics)
+    searcher = retriever.open(collection)
+    # one more than is measured, so that a query's own id can go without leaving a gap
+    run = searcher.search(list(judgements), depth + 1)
+    return protocol.evaluate_run(
+        run,
+        judgements,
+        metrics=metrics,
+        depth=depth,
+        system=name or retriever.label,
+        collection=collection.name,
+        split=split,
+        documents=len(collection.corpus),
+        details=searcher.details,
+    )
+
+
+def teacher_scores(
+    candidates: Candidates,
+    collection: Collection,
+    teachers: Sequence[Part],
+    store: ScoreStore,
+    combine: Part | None = None,
+) -> np.ndarray | None:
+    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers."""
+    if not teachers:
+        return None
+    scores = judging.read(candidates, collection, teachers, store)
+    combination = cast(Any, combine or default_combination(len(teachers)))
+    return combination(scores, candidates.offsets)
+
+
+def evaluate_teacher(
+    collection: Collection,
+    split: str,
+    *,
+    sources: Sequence[Part],
+    depth: int,
+    teachers: Sequence[Part],
+    store: ScoreStore,
+    combine: Part | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> tuple[Evaluation, Run]:
+    """Have the teachers re-rank what the sources find for a split: what the student could at best learn to do.
+
+    No labelled document is added to the candidates, and none is filtered or sampled away.
+    """
+    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    judging.judge(candidates, collection, teachers, store)
+    scores = teacher_scores(candidates, collection, teachers, store, combine)
+    if scores is None:
+        raise InputError("there is no teacher to evaluate; name one in score.teachers")
+    run: Run = {query: {} for query in collection.query_ids(split)}
+    for query, doc, score in zip(candidates.query_ids, candidates.doc_ids, scores, strict=True):
+        if not np.isnan(score):
+            run[query][doc] = float(score)
+    return protocol.evaluate_run(
+        run,
+        collection.qrels(split),
+        metrics=metrics,
+        depth=protocol.needed_depth(metrics),
+        system="teacher",
+        collection=collection.name,
+        split=split,
+        documents=len(collection.corpus),
+        details={
+            "system": "teacher over candidates",
+            "teachers": [teacher.label for teacher in teachers],
+            "candidates_from": [source.label for source in sources],
+            "depth": depth,
+            **_speed_of(teachers, collection),
+        },
+    )
+
+
+def _speed_of(teachers: Sequence[Part], collection: Collection) -> dict[str, Any]:
+    """The encoding speed and size of the teacher that encodes, where exactly one does."""
+    speeds = []
+    for teacher in teachers:
+        details = getattr(cast(Any, teacher).open(collection), "details", {})
+        if "encode_documents_per_second" in details:
+            speeds.append({key: details[key] for key in _SIZES if key in details})
+    return speeds[0] if len(speeds) == 1 else {}
+
+
+_SIZES = ("parameters", "encode_documents_per_second", "encode_queries_per_second")
+
+
+def save_evaluation(folder: Path, evaluation: Evaluation, run: Run) -> None:
+    """Write run.trec, results.json and per_query.parquet."""
+    protocol.save(folder, evaluation, run)

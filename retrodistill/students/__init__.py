@@ -1,0 +1,1 @@
+"""Students: the models that learn."""

@@ -1,0 +1,1 @@
+"""Teachers: what puts a number on a (query, document) pair."""

@@ -1,0 +1,132 @@
+"""Cross-encoders: query and document read together, one logit a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from retrodistill import models
+from retrodistill.encoders import TOKENS_A_BATCH, Precision, autocast, device_of, quiet_libraries, token_batches
+from retrodistill.errors import InputError
+from retrodistill.teachers.teacher import Teacher
+
+if TYPE_CHECKING:
+    from retrodistill.collections import Collection
+
+
+class CrossEncoder(Teacher):
+    """A sentence-transformers CrossEncoder, or any sequence classifier with one output."""
+
+    argument: ClassVar[str | None] = "model"
+    kind: Literal["cross_encoder"] = "cross_encoder"
+    model: str
+    max_length: int | None = Field(None, ge=4)
+    precision: Precision = "fp32"
+
+    def check(self) -> None:
+        """Find the model."""
+        models.expect_type(self.model, "CrossEncoder")
+
+    def open(self, collection: Collection) -> CrossEncoderJudge:
+        """Find the model; its weights are loaded when first needed."""
+        self.check()
+        return CrossEncoderJudge(self, collection)
+
+
+class CrossEncoderJudge:
+    """A cross-encoder on one collection."""
+
+    def __init__(self, options: CrossEncoder, collection: Collection) -> None:
+        self.options = options
+        self.collection = collection
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Weights, length and precision; always raw logits."""
+        return {
+            "kind": "cross_encoder",
+            "weights": models.digest(self.options.model),
+            "max_length": self.options.max_length,
+            "precision": self.options.precision,
+            "activation": "none",
+        }
+
+    @cached_property
+    def model(self) -> Any:
+        """The CrossEncoder itself.
+
+        Raises:
+            InputError: it cannot be loaded, has more than one output, or is asked for more tokens than it has positions.
+        """
+        quiet_libraries()
+        import sentence_transformers
+
+        options, folder = self.options, models.locate(self.options.model)
+        try:
+            model = sentence_transformers.CrossEncoder(
+                str(folder),
+                device=device_of(None),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        except Exception as error:  # whatever the library meets in a broken folder, the user needs the folder's name
+            raise InputError(
+                f"model {options.model!r} cannot be loaded from {folder}: {type(error).__name__}: {error}"
+            ) from error
+        if model.num_labels != 1:
+            raise InputError(
+                f"model {options.model!r} has {model.num_labels} outputs; a cross_encoder teacher needs one logit a pair"
+            )
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if options.max_length is not None:
+            if positions is not None and options.max_length > positions:
+                raise InputError(
+                    f"max_length: {options.max_length} is longer than the {positions} positions of {options.model!r}; "
+                    f"use <= {positions}"
+                )
+            model.max_seq_length = options.max_length
+        return model
+
+    def query_text(self, query_id: str) -> str:
+        """What stands in the first segment."""
+        return self.collection.queries.text(query_id)
+
+    def document_text(self, doc_id: str) -> str:
+        """What stands in the second segment."""
+        return self.collection.corpus.text(doc_id)
+
+    def score(self, query_ids: Sequence[str], doc_ids: Sequence[str]) -> np.ndarray:
+        """Raw logits, float32, shape (pairs,)."""
+        import torch
+
+        model = self.model
+        pairs = [(self.query_text(q), self.document_text(d)) for q, d in zip(query_ids, doc_ids, strict=True)]
+        limit = model.max_seq_length or 512
+        lengths = [
+            len(ids)
+            for ids in model.tokenizer(
+                [q for q, _ in pairs], [d for _, d in pairs], truncation=True, max_length=limit, return_attention_mask=False
+            )["input_ids"]
+        ]
+        device = str(model.device)
+        result = np.empty(len(pairs), dtype=np.float32)
+        with torch.inference_mode(), autocast(device, self.options.precision):
+            for rows in token_batches(lengths, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
+                # the library's default would put a sigmoid on a model with one output
+                logits = model.predict(
+                    [pairs[row] for row in rows],
+                    batch_size=len(rows),
+                    activation_fn=torch.nn.Identity(),
+                    convert_to_tensor=True,
+                    show_progress_bar=False,
+                )
+                result[rows] = logits.float().cpu().numpy()
+        return result
+
+
+TEACHERS = {"cross_encoder": CrossEncoder}

@@ -1,0 +1,164 @@
+"""Has teachers judge candidates: every pair once, ever; what the score store has is not asked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from retrodistill import console
+from retrodistill.errors import InputError
+from retrodistill.registry import Part
+from retrodistill.scores.keys import text_keys
+from retrodistill.scores.store import ScoreStore, TeacherScores, fingerprint
+
+if TYPE_CHECKING:
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import Collection
+    from retrodistill.teachers.teacher import Judge
+
+# A part of the store is written after so many judgements: what a crash can cost, at most.
+PAIRS_A_PART = 2_048
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one teacher did.
+
+    Attributes:
+        teacher: its short form.
+        fingerprint: the folder of the store its scores lie in.
+        asked: pairs asked for.
+        stored: how many of them the store had already.
+        seconds: time spent on the others.
+    """
+
+    teacher: str
+    fingerprint: str
+    asked: int
+    stored: int
+    seconds: float
+
+    @property
+    def judged(self) -> int:
+        """Pairs scored now."""
+        return self.asked - self.stored
+
+    def __str__(self) -> str:
+        """One line for the person who waits."""
+        if not self.judged:
+            return f"{self.teacher}: all {self.asked:,} judgements are in the store"
+        rate = self.judged / max(self.seconds, 1e-9)
+        return f"{self.teacher}: {self.judged:,} pairs judged ({rate:,.0f}/s), {self.stored:,} were in the store"
+
+
+def judge(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> list[Judged]:
+    """Score every candidate by every teacher into the store.
+
+    Pairs go to a teacher in the candidates' order, in parts that reach the store whole. A run that was killed
+    goes on with the very parts that were left, and so with the same batches and the same bits.
+
+    Raises:
+        InputError: a candidate is not in the collection, or a teacher gives a score that is no finite number.
+    """
+    _check(candidates, collection)
+    return [_judge_by(teacher, candidates, collection, store) for teacher in teachers]
+
+
+def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> np.ndarray:
+    """The stored scores of candidates, float32, shape (teachers, candidates); NaN where a pair was never judged."""
+    _check(candidates, collection)
+    rows = []
+    for teacher in teachers:
+        opened = _open(teacher, collection)
+        queries, documents = _keys(candidates, opened)
+        rows.append(store.table(opened.identity).lookup(queries, documents))
+    return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
+
+
+def identities(collection: Collection, teachers: Sequence[Part]) -> list[dict[str, Any]]:
+    """What decides the scores of each teacher on a collection."""
+    return [_open(teacher, collection).identity for teacher in teachers]
+
+
+def _open(teacher: Part, collection: Collection) -> Judge:
+    return cast("Judge", cast(Any, teacher).open(collection))
+
+
+def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> Judged:
+    opened = _open(teacher, collection)
+    queries, documents = _keys(candidates, opened)
+    table = store.table(opened.identity)
+    missing = _first_of_each(queries, documents, np.flatnonzero(np.isnan(table.lookup(queries, documents))))
+    began = time.perf_counter()
+    if len(missing):
+        _fill(teacher, opened, table, candidates, queries, documents, missing)
+    return Judged(
+        teacher=teacher.label,
+        fingerprint=fingerprint(opened.identity),
+        asked=len(candidates),
+        stored=len(candidates) - len(missing),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _fill(
+    teacher: Part,
+    opened: Judge,
+    table: TeacherScores,
+    candidates: Candidates,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    missing: np.ndarray,
+) -> None:
+    query_ids, doc_ids = candidates.query_ids, candidates.doc_ids
+    with console.progress(len(missing), f"score {teacher.label}", "pairs") as bar:
+        for start in range(0, len(missing), PAIRS_A_PART):
+            rows = missing[start : start + PAIRS_A_PART]
+            scores = opened.score([query_ids[row] for row in rows], [doc_ids[row] for row in rows])
+            bad = np.flatnonzero(~np.isfinite(scores))
+            if len(bad):
+                row = rows[bad[0]]
+                raise InputError(
+                    f"teacher {teacher.label} gives {scores[bad[0]]} for query {query_ids[row]!r} and document "
+                    f"{doc_ids[row]!r}; a judgement must be a finite number. What was judged before is in the store"
+                )
+            table.append(queries[rows], documents[rows], scores)
+            bar.update(len(rows))
+
+
+def _first_of_each(queries: np.ndarray, documents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows without those whose texts another row already has, in their order."""
+    _, first = np.unique(np.hstack([queries[rows], documents[rows]]), axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def _keys(candidates: Candidates, opened: Judge) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        _keys_of(candidates.query_ids, opened.query_text),
+        _keys_of(candidates.doc_ids, opened.document_text),
+    )
+
+
+def _keys_of(ids: Sequence[str], text_of: Any) -> np.ndarray:
+    unique = list(dict.fromkeys(ids))
+    place = {name: row for row, name in enumerate(unique)}
+    keys = text_keys([text_of(name) for name in unique])
+    return keys[np.fromiter(map(place.__getitem__, ids), dtype=np.int64, count=len(ids))]
+
+
+def _check(candidates: Candidates, collection: Collection) -> None:
+    """Refuse candidates of another collection before any teacher is loaded."""
+    for what, ids, known in (
+        ("queries", candidates.query_ids, collection.queries),
+        ("documents", candidates.doc_ids, collection.corpus),
+    ):
+        unknown = [name for name in dict.fromkeys(ids) if name not in known]
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} {what} of the candidates are not in {collection.name}, such as {unknown[0]!r}; "
+                "were they mined from another collection?"
+            )

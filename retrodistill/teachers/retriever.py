@@ -1,0 +1,8 @@
+"""Retrievers as teachers: what scores pairs to search can score pairs to teach."""
+
+from __future__ import annotations
+
+from retrodistill.retrieval.bm25 import BM25
+from retrodistill.retrieval.dense import Dense
+
+TEACHERS = {"bm25": BM25, "dense": Dense}

@@ -1,0 +1,1 @@
+"""Training: rows, batches, the objective and the trainer."""

@@ -1,0 +1,155 @@
+"""Joins candidates and teacher scores into what a training step reads: a few queries, their documents, and matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import Collection
+
+Pick = Literal["uniform", "top"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Q queries and the D documents that stand against any of them, each once.
+
+    Attributes:
+        queries: Q texts.
+        documents: D texts.
+        teacher: float32 (Q, D); NaN where there is no judgement.
+        positive: bool (Q, D); labelled relevant to the query, mined for it or not.
+        own: bool (Q, D); picked for the query.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    teacher: np.ndarray
+    positive: np.ndarray
+    own: np.ndarray
+
+    def split(self, query_tokens: Sequence[int], document_tokens: Sequence[int], budget: int) -> Iterator[Batch]:
+        """Cut into batches of whole queries with their own documents, each at most `budget` tokens where one query allows it."""
+        cost = np.asarray(query_tokens) + self.own @ np.asarray(document_tokens)
+        start = 0
+        for stop in range(1, len(self.queries) + 1):
+            if stop == len(self.queries) or cost[start : stop + 1].sum() > budget:
+                yield self._only(slice(start, stop))
+                start = stop
+
+    def _only(self, rows: slice) -> Batch:
+        columns = np.flatnonzero(self.own[rows].any(axis=0))
+        return replace(
+            self,
+            queries=self.queries[rows],
+            documents=[self.documents[column] for column in columns],
+            teacher=self.teacher[rows, columns],
+            positive=self.positive[rows, columns],
+            own=self.own[rows, columns],
+        )
+
+
+class Lists:
+    """One list of candidates a query, drawn afresh each epoch, and the schedule of batches.
+
+    The schedule is a function of the seed alone: batch number n is the same whether or not the run was interrupted.
+
+    Args:
+        candidates: what mining found.
+        teacher: combined scores, float32 (candidates,), NaN where missing; None without a teacher.
+        collection: where texts are.
+        documents: how many documents a query brings to a step; its positives first, the rest drawn by `pick`.
+        pick: `uniform` draws anew each epoch, `top` takes the best ranks.
+        batch_size: queries a step.
+        seed: of order and draws.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        teacher: np.ndarray | None,
+        collection: Collection,
+        *,
+        documents: int,
+        pick: Pick,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.candidates = candidates
+        self.collection = collection
+        self.documents = documents
+        self.pick = pick
+        self.batch_size = batch_size
+        self.seed = seed
+        self.queries = candidates.queries
+        self._doc_ids = candidates.doc_ids
+        self._offsets = candidates.offsets
+        self._relevant = np.nan_to_num(candidates.labels, nan=0.0) > 0
+        self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """Steps in which every query is seen once; the last may be smaller."""
+        return -(-len(self.queries) // self.batch_size)
+
+    @property
+    def judged(self) -> int:
+        """Candidates that have a teacher's score."""
+        return int((~np.isnan(self._teacher)).sum())
+
+    @property
+    def positives(self) -> int:
+        """Candidates labelled relevant."""
+        return int(self._relevant.sum())
+
+    def batch(self, number: int) -> Batch:
+        """The batch of a step, counted from 0 through all epochs."""
+        epoch, step = divmod(number, self.batches_an_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.queries))
+        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        picked = [self._pick(int(query), epoch) for query in chosen]
+        columns: dict[str, int] = {}
+        for rows in picked:
+            for row in rows:
+                columns.setdefault(self._doc_ids[row], len(columns))
+        shape = (len(chosen), len(columns))
+        teacher = np.full(shape, np.nan, dtype=np.float32)
+        positive, own = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        for place, (query, rows) in enumerate(zip(chosen, picked, strict=True)):
+            here = [columns[self._doc_ids[row]] for row in rows]
+            own[place, here] = True
+            teacher[place, here] = self._teacher[rows]
+            positive[place, [columns[doc] for doc in self._relevant_to(int(query)) if doc in columns]] = True
+        return Batch(
+            queries=[self.collection.queries.text(self.queries[query]) for query in chosen],
+            documents=[self.collection.corpus.text(doc) for doc in columns],
+            teacher=teacher,
+            positive=positive,
+            own=own,
+        )
+
+    def _rows(self, query: int) -> np.ndarray:
+        return np.arange(self._offsets[query], self._offsets[query + 1])
+
+    def _relevant_to(self, query: int) -> list[str]:
+        rows = self._rows(query)
+        return [self._doc_ids[row] for row in rows[self._relevant[rows]]]
+
+    def _pick(self, query: int, epoch: int) -> np.ndarray:
+        rows = self._rows(query)
+        if len(rows) <= self.documents:
+            return rows
+        generator = np.random.default_rng([self.seed, epoch, query])
+        positive, rest = rows[self._relevant[rows]], rows[~self._relevant[rows]]
+        # more positives than fit leave a place for a negative, without which no loss has anything to tell apart
+        room = max(1, self.documents - min(1, len(rest)))
+        if len(positive) > room:
+            positive = np.sort(generator.choice(positive, size=room, replace=False))
+        free = self.documents - len(positive)
+        others = rest[:free] if self.pick == "top" else np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
+        return np.concatenate([positive, others])

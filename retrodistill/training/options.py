@@ -1,0 +1,30 @@
+"""How a student is trained: the numbers of a recipe's `train:` that belong to no loss and no student."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retrodistill.training.lists import Pick
+
+
+class TrainOptions(BaseModel):
+    """Options of the training loop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(1, ge=1, description="how often every query is seen")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs")
+    batch_size: int = Field(16, ge=1, description="queries a step")
+    documents: int = Field(8, ge=2, description="documents a query brings to a step")
+    pick: Pick = Field("uniform", description="how they are drawn from the candidates")
+    learning_rate: float = Field(3e-5, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises to its full height")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 clips nothing")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
+    max_tokens: int = Field(16_384, ge=1, description="tokens that may hold gradients at once; more are computed in turns")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, what a crash can cost at most")
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()

@@ -1,0 +1,178 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from retrodistill.errors import InputError
+from retrodistill.registry import build
+from retrodistill.scores.combine import COMBINATIONS, Mean, default_combination
+
+NAN = float("nan")
+# Two queries: three rows and two.
+OFFSETS = np.array([0, 3, 5])
+
+
+def combined(part, rows, offsets=OFFSETS):
+    return part(np.array(rows, dtype=np.float32), np.asarray(offsets))
+
+
+def test_zscore_by_hand():
+    # 1, 2, 3: mean 2, deviation sqrt(2/3). 0, 10: mean 5, deviation 5.
+    got = combined(Mean(), [[1, 2, 3, 0, 10]])
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, [-math.sqrt(1.5), 0, math.sqrt(1.5), -1, 1], rtol=1e-6)
+
+
+def test_minmax_by_hand():
+    np.testing.assert_allclose(combined(Mean(normalise="minmax"), [[1, 2, 5, -10, 10]]), [0, 0.25, 1, 0, 1])
+
+
+def test_rank_by_hand_with_ties_sharing_their_places():
+    got = combined(Mean(normalise="rank"), [[7, 1, 7, 3, 2, 2, 2, 9]], [0, 3, 4, 8])
+    # 1 < 7 = 7: places 0 and (1 + 2) / 2 of 2. One row: 0.5. 2 = 2 = 2 < 9: place 1 of 3, and 3 of 3.
+    np.testing.assert_allclose(got, [0.75, 0, 0.75, 0.5, 1 / 3, 1 / 3, 1 / 3, 1], rtol=1e-6)
+
+
+def test_none_averages_raw_scores_by_weight():
+    got = combined(Mean(normalise="none", weights=(3, 1)), [[1, 2, 3, 0, 10], [5, 6, 7, 8, -10]])
+    np.testing.assert_allclose(got, [2, 3, 4, 2, 5])
+
+
+@pytest.mark.parametrize(("normalise", "value"), [("zscore", 0), ("minmax", 0), ("rank", 0.5)])
+def test_equal_scores_say_nothing(normalise, value):
+    # 0.1 in float32 does not survive a mean in float64 unharmed unless equality is seen first.
+    got = combined(Mean(normalise=normalise), [[0.1, 0.1, 0.1, 5, 5]])
+    assert got.tolist() == [value] * 5
+
+
+def test_missing_scores_are_masked():
+    first = [1, NAN, 3, NAN, NAN]
+    second = [NAN, NAN, 10, 4, NAN]
+    got = combined(Mean(normalise="none", weights=(1, 3)), [first, second])
+    np.testing.assert_allclose(got, [1, NAN, (3 + 30) / 4, 4, NAN])
+
+
+def test_the_scale_comes_from_the_scores_that_exist():
+    got = combined(Mean(), [[1, NAN, 3, 0, 10], [2, 4, 6, NAN, 1]])
+    step = math.sqrt(1.5)
+    np.testing.assert_allclose(got, [(-1 - step) / 2, 0, (1 + step) / 2, -1, (1 + 0) / 2], atol=1e-6)
+
+
+def test_a_teacher_with_weight_zero_counts_as_absent():
+    rows = [[1, 2, 4, 0, NAN], [9, 1, 3, 5, 7]]
+    got = combined(Mean(weights=(1, 0)), rows)
+    np.testing.assert_array_equal(got, combined(Mean(), rows[:1]))
+    assert math.isnan(got[4])
+
+
+@pytest.mark.parametrize("normalise", ["zscore", "minmax", "rank"])
+def test_shift_and_scale_of_one_teacher_change_nothing(normalise):
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((3, 40))
+    rows[random.random(rows.shape) < 0.2] = NAN
+    offsets = np.array([0, 7, 8, 30, 40])
+    moved = rows.copy()
+    # A shift of its own for each query.
+    moved[1] = moved[1] * 17 + np.repeat([100, -3, 0.5, 8], np.diff(offsets))
+    part = Mean(normalise=normalise, weights=(1, 2, 0.5))
+    np.testing.assert_allclose(part(rows, offsets), part(moved, offsets), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", ["none", "zscore", "minmax", "rank"])
+def test_order_of_rows_and_teachers_does_not_matter(normalise):
+    random = np.random.default_rng(1)
+    rows = random.integers(0, 6, (3, 30)).astype(np.float32)
+    rows[random.random(rows.shape) < 0.3] = NAN
+    offsets = np.array([0, 12, 30])
+    order = np.concatenate([random.permutation(12), 12 + random.permutation(18)])
+    got = Mean(normalise=normalise, weights=(1, 2, 3))(rows, offsets)
+    again = Mean(normalise=normalise, weights=(3, 1, 2))(rows[[2, 0, 1]][:, order], offsets)
+    np.testing.assert_allclose(got[order], again, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", ["none", "zscore", "minmax", "rank"])
+def test_queries_without_rows_and_no_rows_at_all(normalise):
+    part = Mean(normalise=normalise)
+    rows = [[1, 2, 4, 0, 3]]
+    np.testing.assert_array_equal(combined(part, rows, [0, 0, 3, 3, 5, 5]), combined(part, rows))
+    assert part(np.empty((2, 0), dtype=np.float32), np.array([0])).shape == (0,)
+
+
+def plain(normalise, weights, scores, offsets):
+    """What Mean does, a number at a time."""
+    result = []
+    for start, end in pairwise(offsets):
+        scaled = []
+        for row in scores:
+            have = [float(x) for x in row[start:end] if not math.isnan(x)]
+            scaled.append([one_scaled(normalise, float(x), have) for x in row[start:end]])
+        for column in zip(*scaled, strict=True):
+            pairs = [(w, x) for w, x in zip(weights, column, strict=True) if not math.isnan(x)]
+            total = sum(w for w, _ in pairs)
+            result.append(sum(w * x for w, x in pairs) / total if total else NAN)
+    return result
+
+
+def one_scaled(normalise, x, have):
+    if math.isnan(x) or normalise == "none":
+        return x
+    if normalise == "rank":
+        below, equal = sum(y < x for y in have), have.count(x)
+        return (below + (equal - 1) / 2) / (len(have) - 1) if len(have) > 1 else 0.5
+    if min(have) == max(have):
+        return 0.0
+    if normalise == "minmax":
+        return (x - min(have)) / (max(have) - min(have))
+    mean = math.fsum(have) / len(have)
+    return (x - mean) / math.sqrt(math.fsum((y - mean) ** 2 for y in have) / len(have))
+
+
+number = st.one_of(st.just(NAN), st.integers(-3, 3).map(float), st.floats(-100, 100, width=32))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), normalise=st.sampled_from(["none", "zscore", "minmax", "rank"]))
+def test_equal_to_a_plain_loop(data, normalise):
+    lengths = data.draw(st.lists(st.integers(0, 6), max_size=5))
+    offsets = np.cumsum([0, *lengths])
+    teachers = data.draw(st.integers(1, 3))
+    rows = data.draw(
+        st.lists(st.lists(number, min_size=sum(lengths), max_size=sum(lengths)), min_size=teachers, max_size=teachers)
+    )
+    weights = data.draw(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=teachers, max_size=teachers).filter(any)
+    )
+    scores = np.array(rows, dtype=np.float32).reshape(teachers, -1)
+    got = Mean(normalise=normalise, weights=tuple(weights))(scores, offsets)
+    np.testing.assert_allclose(got, plain(normalise, weights, scores, offsets), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_do_not_fit_the_teachers():
+    with pytest.raises(InputError, match="2 weights for 3 teachers"):
+        combined(Mean(weights=(1, 2)), [[1.0] * 5] * 3)
+
+
+@pytest.mark.parametrize("weights", [(1, -1), (0, 0), (), (1, math.inf), (NAN,)])
+def test_weights_that_cannot_be(weights):
+    with pytest.raises(ValidationError, match="weights"):
+        Mean(weights=weights)
+
+
+def test_offsets_that_are_of_other_rows():
+    with pytest.raises(ValueError, match="offsets from 0 to 5"):
+        combined(Mean(), [[1, 2, 3, 4]])
+
+
+def test_a_single_teacher_keeps_its_logits():
+    assert default_combination(1).normalise == "none"
+    assert default_combination(3).normalise == "zscore"
+
+
+def test_from_a_recipe():
+    assert COMBINATIONS["mean"] is Mean
+    assert build("combination", {"kind": "mean", "weights": [1, 2]}) == Mean(weights=(1, 2))
+    assert build("combination", "mean:rank") == Mean(normalise="rank")
