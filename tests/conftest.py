@@ -1,0 +1,126 @@
+"""Tiny models and a tiny collection, made on the spot: no test needs a download."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Topic words; a document on a topic repeats its words, a query asks with some of them.
+TOPICS = {
+    "storm": "storm wind rain thunder lightning cloud coast flood",
+    "bread": "bread flour yeast oven dough crust loaf bake",
+    "chess": "chess knight bishop rook pawn castle king mate",
+    "bridge": "bridge steel arch river span cable load pier",
+    "violin": "violin string bow tune melody wood bridge sound",
+    "comet": "comet orbit tail ice sun dust telescope night",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["RETRODISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def write_collection(folder: Path) -> Path:
+    """24 documents, 4 a topic; 18 queries, each with one or two relevant documents."""
+    documents, train, test = [], [], []
+    queries = []
+    for topic, words in TOPICS.items():
+        listed = words.split()
+        for number in range(4):
+            chosen = listed[number : number + 5]
+            documents.append(
+                {"_id": f"{topic}{number}", "title": topic.title(), "text": f"The {' and the '.join(chosen)} of {topic} {number}."}
+            )
+        for number in range(3):
+            query = f"q-{topic}{number}"
+            queries.append({"_id": query, "text": f"{listed[number]} {listed[number + 2]} {topic}"})
+            judged = train if number < 2 else test
+            judged.append(f"{query}\t{topic}{number}\t2\n")
+            if number == 0:
+                judged.append(f"{query}\t{topic}{number + 1}\t1\n")
+    (folder / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name, lines in (("train", train), ("test", test)):
+        (folder / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collection_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_collection(tmp_path_factory.mktemp("collections") / "topics")
+
+
+@pytest.fixture(scope="session")
+def collection(collection_folder: Path):
+    from retrodistill.collections import open_collection
+
+    return open_collection(collection_folder)
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertTokenizerFast
+
+    words = sorted({word for words in TOPICS.values() for word in words.split()} | {*TOPICS, "the", "and", "of"})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *"abcdefghijklmnopqrstuvwxyz0123456789.-",
+              *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]  # fmt: skip
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))  # type: ignore[call-arg]
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=64), len(vocabulary)
+
+
+def _configuration(vocabulary: int, **options):
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertModel
+
+    torch.manual_seed(0)
+    base, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer, vocabulary = _tokenizer()
+    tokenizer.save_pretrained(base)
+    BertModel(_configuration(vocabulary)).save_pretrained(base)
+    transformer = Transformer(str(base), max_seq_length=64)
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("models") / "tiny-cross-encoder"
+    tokenizer, vocabulary = _tokenizer()
+    tokenizer.save_pretrained(folder)
+    BertForSequenceClassification(_configuration(vocabulary, num_labels=1)).save_pretrained(folder)
+    return folder
