@@ -165,7 +165,10 @@ class DenseEncoder:
             return np.empty((0, self.model.get_embedding_dimension()), dtype=np.float32)
         if not np.isfinite(result).all():
             row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
-            raise InputError(f"model {self.name!r} gives no finite vector for the {role} {texts[row][:80]!r}; its weights are damaged")
+            raise InputError(
+                f"model {self.name!r} gives no finite vector for the {role} {texts[row][:80]!r}; "
+                "its weights are damaged"
+            )
         return result
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
@@ -176,7 +179,9 @@ class DenseEncoder:
         found: list[int] = []
         for start in range(0, len(texts), 4_096):
             part = list(texts[start : start + 4_096])
-            found += map(len, tokenizer(part, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"])
+            found += map(
+                len, tokenizer(part, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+            )
         return found
 
 
@@ -203,6 +208,8 @@ def load_sentence_transformer(name: str, max_length: int | None, device: str) ->
     if max_length is not None:
         positions = getattr(model.config, "max_position_embeddings", None) if model.config is not None else None
         if positions is not None and max_length > positions:
-            raise InputError(f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}")
+            raise InputError(
+                f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
+            )
         model.max_seq_length = max_length
     return model.eval()

@@ -10,7 +10,7 @@ class InputError(Exception):
     """A mistake in what the user brought; the command line prints it and exits with 2, without a traceback."""
 
 
-class Problems(InputError):
+class Problems(InputError):  # noqa: N818 - what it holds, not what it is
     """Several mistakes found together, told together."""
 
     def __init__(self, heading: str, problems: Iterable[str]) -> None:

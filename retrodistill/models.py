@@ -1,10 +1,9 @@
-"""Finds a model's files by name, safely: safetensors only, no code from the model, no network where it is not needed."""
+"""Finds a model's files by name, safely: safetensors only, no code from the model, no network without need."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -63,11 +62,18 @@ def _bundled(name: str) -> Path | None:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(_READ), etag_timeout=5))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=list(_READ), etag_timeout=5)
+        )
     except HFValidationError as error:
         raise InputError(f"model {name!r} is neither a folder nor a name on the Hub (organisation/model)") from error
     except RepositoryNotFoundError as error:
@@ -83,9 +89,13 @@ def _from_hub(name: str) -> Path:
 def _checked(folder: Path, name: str) -> Path:
     """Refuse what is no model, or one whose weights would have to be unpickled."""
     if not folder.is_dir():
-        raise InputError(f"model {name!r}: {folder} is a file; expected the folder that holds config.json and model.safetensors")
+        raise InputError(
+            f"model {name!r}: {folder} is a file; expected the folder that holds config.json and model.safetensors"
+        )
     if not ((folder / "config.json").is_file() or (folder / "modules.json").is_file()):
-        raise InputError(f"model {name!r}: {folder} holds neither config.json nor modules.json, so it is no model folder")
+        raise InputError(
+            f"model {name!r}: {folder} holds neither config.json nor modules.json, so it is no model folder"
+        )
     if (folder / "config.json").is_file():
         read_json(folder / "config.json")
     for path in [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir())]:
@@ -118,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def model_type(name: str) -> str:
-    """What sentence-transformers class saved a model: SentenceTransformer, SparseEncoder, MultiVectorEncoder or CrossEncoder."""
+    """The sentence-transformers class that a model is of, such as SentenceTransformer or CrossEncoder."""
     folder = locate(name)
     config = folder / "config_sentence_transformers.json"
     if config.is_file():
@@ -150,5 +160,5 @@ def digest(name: str) -> str:
     # data_config.json lists a model's training data, generation_config.json its sampling: neither touches a score.
     ignored = {"data_config.json", "generation_config.json", "manifest.json", "README.txt"}
     kept = sorted(path for path in files if path.name not in ignored)
-    stamp = tuple((p.relative_to(folder).as_posix(), os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in kept)
+    stamp = tuple((p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in kept)
     return _digest(folder, stamp)

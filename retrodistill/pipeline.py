@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,7 +110,11 @@ class _Walk:
                 "store": str(self.store.root),
                 "candidates": candidates.digest,
                 "teachers": [
-                    {"teacher": teacher.model_dump(mode="json"), "fingerprint": judged.fingerprint, "asked": judged.asked}
+                    {
+                        "teacher": teacher.model_dump(mode="json"),
+                        "fingerprint": judged.fingerprint,
+                        "asked": judged.asked,
+                    }
                     for teacher, judged in zip(teachers, done, strict=True)
                 ],
                 **_circumstances(),
@@ -146,7 +151,10 @@ class _Walk:
             extra={"recipe": self.recipe.name, **_circumstances()},
         )
         first, last = manifest["log"][0], manifest["log"][-1]
-        say("", f"{manifest['steps']} steps in {manifest['seconds']:.0f} s, loss {first['loss']:.4f} -> {last['loss']:.4f}")
+        say(
+            "",
+            f"{manifest['steps']} steps in {manifest['seconds']:.0f} s, loss {first['loss']:.4f} -> {last['loss']:.4f}",
+        )
 
     def _index(self) -> None:
         retriever = Dense(model=str(self.folder / "train"))
@@ -160,7 +168,11 @@ class _Walk:
             return
         say("index", f"{len(self.collection.corpus):,} documents, {self.recipe.index.label}")
         write_index(
-            retriever, self.recipe.index, self.collection, folder, {"fingerprint": digest_of(inputs), **_circumstances()}
+            retriever,
+            self.recipe.index,
+            self.collection,
+            folder,
+            {"fingerprint": digest_of(inputs), **_circumstances()},
         )
 
     def _search(self, queries: int) -> Run:
@@ -188,8 +200,8 @@ class _Walk:
         makers: dict[str, tuple[Any, Callable[[], tuple[Evaluation, Run]]]] = {}
         if options.before:
             before = self._before()
-            makers["before"] = (models.digest(before), lambda: self._system("student before", Dense(model=before)))
-        makers["student"] = (digest_of(run), lambda: self._measured("student after", run, details))
+            makers["before"] = (models.digest(before), partial(self._system, "student before", Dense(model=before)))
+        makers["student"] = (digest_of(run), partial(self._measured, "student after", run, details))
         if options.teacher and self.recipe.score.teachers:
             score, sources = self.recipe.score, self.recipe.mine.sources
             identity = [
@@ -201,7 +213,7 @@ class _Walk:
             makers["teacher"] = (identity, self._teacher)
         for baseline in options.baselines:
             identity = cast(Any, baseline).open(self.collection).identity
-            makers[_safe(baseline.label)] = (identity, lambda b=baseline: self._system(b.label, b))
+            makers[_safe(baseline.label)] = (identity, partial(self._system, baseline.label, baseline))
         evaluations: dict[str, Evaluation] = {}
         judgements = digest_of(self.collection.qrels(split))
         for name, (identity, make) in makers.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -41,7 +41,7 @@ class Data(Section):
 class Mine(Section):
     """Where candidates come from."""
 
-    sources: tuple[of("retriever"), ...] = Field(("bm25",), min_length=1)  # type: ignore[valid-type, assignment]
+    sources: tuple[of("retriever"), ...] = Field(("bm25",), min_length=1)  # type: ignore[valid-type]
     depth: int = Field(100, ge=1)
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
@@ -70,7 +70,7 @@ class Evaluate(Section):
     """What is measured, and what the student is held against."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    baselines: tuple[of("retriever"), ...] = Field(("bm25",))  # type: ignore[valid-type, assignment]
+    baselines: tuple[of("retriever"), ...] = Field(("bm25",))  # type: ignore[valid-type]
     before: bool = True
     teacher: bool = True
 
@@ -94,7 +94,7 @@ class Recipe(Section):
     mine: Mine = Mine()
     score: Score = Score()
     train: Train
-    index: of("index") = Field("flat")  # type: ignore[valid-type, assignment]
+    index: of("index") = Field("flat")  # type: ignore[valid-type]
     evaluate: Evaluate = Evaluate()
 
     @property
@@ -131,9 +131,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _problems(path: Path, mistakes: Sequence[str]) -> Problems:
+def _problems(path: Path, told: Iterable[str]) -> Problems:
+    mistakes = list(told)
     count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "a mistake"
-    return Problems(f"{path}: {count}; nothing was run", list(mistakes))
+    return Problems(f"{path}: {count}; nothing was run", mistakes)
 
 
 def _parse(path: Path, lines: dict[Place, str]) -> dict[str, Any]:
@@ -282,7 +283,8 @@ def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
     for number, loss in enumerate(recipe.train.losses):
         if cast(Any, loss).needs_teacher and not recipe.score.teachers:
             place: Place = ("train", "losses", number)
-            yield f"{_where(place, lines)}{_dotted(place)}: {loss.kind} learns from a teacher, but score.teachers names none"
+            said = f"{loss.kind} learns from a teacher, but score.teachers names none"
+            yield f"{_where(place, lines)}{_dotted(place)}: {said}"
     for place, part in _parts(recipe):
         try:
             part.check()
@@ -305,7 +307,9 @@ def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = (
     try:
         made = build(family, value)
     except ValidationError as error:
-        raise Problems(f"{family} {value['kind']}: wrong options", _told(error, part_class(family, value["kind"]), (), {})) from error
+        raise Problems(
+            f"{family} {value['kind']}: wrong options", _told(error, part_class(family, value["kind"]), (), {})
+        ) from error
     made.check()
     return made
 

@@ -144,7 +144,9 @@ def of(family: str) -> Any:
         except InputError as error:
             raise ValueError(str(error)) from error
         except ValidationError as error:
-            raise OptionError(error, part_class(family, expand(family, spec)["kind"] if isinstance(spec, str) else spec["kind"])) from error
+            raise OptionError(
+                error, part_class(family, expand(family, spec)["kind"] if isinstance(spec, str) else spec["kind"])
+            ) from error
 
     validator: Callable[[Any], Part] = parse
     return Annotated[SerializeAsAny[Part], BeforeValidator(validator)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def retriever_spec(system: str) -> dict[str, Any]:
     """What a system on the command line stands for: a retriever in its short form, or the name of a bi-encoder."""
     kind = system.partition(":")[0]
-    if kind in table("retriever") or "." in kind and ":" in system and "/" not in kind:
+    if kind in table("retriever") or ("." in kind and ":" in system and "/" not in kind):
         return expand("retriever", system)
     return {"kind": "dense", "model": system}
 
@@ -62,7 +62,9 @@ def evaluate(
     judgements = collection.qrels(split) if qrels is None else qrels
     unknown = [query for query in judgements if query not in collection.queries]
     if unknown:
-        raise InputError(f"{len(unknown)} queries of the judgements are not in {collection.name}, such as {unknown[0]!r}")
+        raise InputError(
+            f"{len(unknown)} queries of the judgements are not in {collection.name}, such as {unknown[0]!r}"
+        )
     depth = depth or protocol.needed_depth(metrics)
     searcher = retriever.open(collection)
     # one more than is measured, so that a query's own id can go without leaving a gap

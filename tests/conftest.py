@@ -36,7 +36,11 @@ def write_collection(folder: Path) -> Path:
         for number in range(4):
             chosen = listed[number : number + 5]
             documents.append(
-                {"_id": f"{topic}{number}", "title": topic.title(), "text": f"The {' and the '.join(chosen)} of {topic} {number}."}
+                {
+                    "_id": f"{topic}{number}",
+                    "title": topic.title(),
+                    "text": f"The {' and the '.join(chosen)} of {topic} {number}.",
+                }
             )
         for number in range(3):
             query = f"q-{topic}{number}"

@@ -26,7 +26,9 @@ class _Road(click.Group):
             if error.filename is None and error.errno is None:
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}; nothing half-written is left, run the same command again once there is room and permission")
+            _fail(
+                f"{where}{error.strerror or error}; nothing half-written is left. Run the same command again after that"
+            )
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on", err=True)
             sys.exit(130)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-data = click.option("--data", required=True, help="A BEIR-format folder, a BEIR name such as scifact, or builtin/pydocs.")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+data = click.option(
+    "--data", required=True, help="A BEIR-format folder, a BEIR name such as scifact, or builtin/pydocs."
+)
 store = click.option(
     "--store", type=click.Path(path_type=Path), default=Path("scores"), show_default=True, help="The score store."
 )
@@ -14,11 +20,11 @@ seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_defaul
 settings = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 
 
-def split(default: str) -> click.Option:
+def split(default: str) -> Decorator:
     """Whose queries and judgements count."""
-    return click.option("--split", default=default, show_default=True, help="The split, as in qrels/SPLIT.tsv.")  # type: ignore[return-value]
+    return click.option("--split", default=default, show_default=True, help="The split, as in qrels/SPLIT.tsv.")
 
 
-def out(what: str) -> click.Option:
+def out(what: str) -> Decorator:
     """Where to write."""
-    return click.option("--out", type=click.Path(path_type=Path), required=True, help=what)  # type: ignore[return-value]
+    return click.option("--out", type=click.Path(path_type=Path), required=True, help=what)

@@ -50,9 +50,7 @@ def evaluate(
     retriever = part("retriever", steps.retriever_spec(system), settings)
     collection = open_collection(data)
     judgements = read_qrels(qrels) if qrels else None
-    evaluation, run = steps.evaluate(
-        retriever, collection, split, metrics=names, qrels=judgements, depth=depth
-    )
+    evaluation, run = steps.evaluate(retriever, collection, split, metrics=names, qrels=judgements, depth=depth)
     steps.save_evaluation(out, evaluation, run)
     click.echo(markdown([evaluation]))
     console.say(f"wrote {out}/run.trec, {out}/results.json and {out}/per_query.parquet")

@@ -14,11 +14,21 @@ from retrodistill.errors import InputError
 @click.command()
 @options.data
 @options.split("train")
-@click.option("--source", "sources", multiple=True, required=True, help="bm25, dense:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.")
-@click.option("--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    required=True,
+    help="bm25, dense:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.",
+)
+@click.option(
+    "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query."
+)
 @click.option("--sampler", help="Keeps some of them, such as top:30 or uniform:30. All where left out.")
 @click.option("--filter", "filters", multiple=True, help="Drops likely positives, such as duplicates.")
-@click.option("--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found.")
+@click.option(
+    "--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found."
+)
 @options.seed
 @options.out("The candidates, a Parquet file.")
 def mine(
@@ -58,7 +68,9 @@ def mine(
 @click.command()
 @click.argument("candidates", type=click.Path(path_type=Path))
 @options.data
-@click.option("--teacher", "teachers", multiple=True, required=True, help="cross_encoder:MODEL, dense:MODEL, bm25 or {kind: ...}.")
+@click.option(
+    "--teacher", "teachers", multiple=True, required=True, help="cross_encoder:MODEL, dense:MODEL, bm25 or {kind: ...}."
+)
 @options.store
 def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -> None:
     """Have teachers score CANDIDATES into the score store; what it has already is not scored again.
@@ -83,7 +95,9 @@ def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -
 @options.data
 @click.option("--candidates", type=click.Path(path_type=Path), required=True, help="What `mine` wrote.")
 @click.option("--student", required=True, help="dense:MODEL or {kind: dense, model: MODEL, layers: 3}.")
-@click.option("--loss", "losses", multiple=True, required=True, help="kl, margin_mse, infonce or {kind: ...}; several are summed.")
+@click.option(
+    "--loss", "losses", multiple=True, required=True, help="kl, margin_mse, infonce or {kind: ...}; several are summed."
+)
 @click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to learn from; as given to `score`.")
 @click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
 @options.store
@@ -123,9 +137,7 @@ def train(
     loop = options_from(TrainOptions, settings)
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
-    manifest = train_student(
-        learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed
-    )
+    manifest = train_student(learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed)
     last = manifest["log"][-1]
     click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, last loss {last['loss']:.4f}")
 

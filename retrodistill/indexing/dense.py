@@ -62,7 +62,9 @@ class Flat(Index):
         try:
             return _Faiss(faiss.read_index(str(folder / "index.faiss")))
         except RuntimeError as error:
-            raise InputError(f"{folder / 'index.faiss'}: cannot be read; build the index again: retrodistill index") from error
+            raise InputError(
+                f"{folder / 'index.faiss'}: cannot be read; build the index again: retrodistill index"
+            ) from error
 
 
 INDEXES = {"flat": Flat}

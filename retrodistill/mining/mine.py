@@ -155,7 +155,9 @@ def _filtered(
     return rows
 
 
-def _sampled(rows: list[Candidate], sampler: Sampler | None, seed: int, query: str, account: Account) -> list[Candidate]:
+def _sampled(
+    rows: list[Candidate], sampler: Sampler | None, seed: int, query: str, account: Account
+) -> list[Candidate]:
     rows = sorted(rows, key=lambda row: row.rank)
     if sampler is None or not rows:
         return rows

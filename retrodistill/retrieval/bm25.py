@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrodistill.collections import Collection
 
 
-class BM25(BM25Index, Retriever):  # type: ignore[misc]
+class BM25(BM25Index, Retriever):
     """Lexical search: stemmed words, BM25 weights."""
 
     kind: Literal["bm25"] = "bm25"

@@ -48,7 +48,7 @@ class Dense(Retriever):
 
 
 class DenseSearcher:
-    """A bi-encoder on one collection. Its vectors are kept on disk, so that mining, teaching and evaluating share them."""
+    """A bi-encoder on one collection; its vectors are kept on disk, for mining, teaching and evaluating alike."""
 
     def __init__(self, encoder: DenseEncoder, collection: Collection) -> None:
         self.encoder = encoder

@@ -1,4 +1,4 @@
-"""An index on disk: written once from a model and a collection, searched from then on without naming either's options."""
+"""An index on disk: made once from a model and a collection, searched from then on without naming their options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def write_index(
     """
     part = cast(Index, index)
     if part.accepts != "dense":
-        raise InputError(f"index {part.kind} accepts {part.accepts}, but {retriever.label} emits dense vectors; use flat")
+        raise InputError(
+            f"index {part.kind} accepts {part.accepts}, but {retriever.label} emits dense vectors; use flat"
+        )
     searcher = retriever.open(collection)
     built = part.build(searcher.document_vectors)
     searcher.use(built)
@@ -64,7 +66,9 @@ class Indexed(Retriever):
     def check(self) -> None:
         """Find the index."""
         if not (self.path / MANIFEST).is_file():
-            raise InputError(f"{self.path} holds no index; `retrodistill index MODEL --data DIR --out {self.path}` writes one")
+            raise InputError(
+                f"{self.path} holds no index; `retrodistill index MODEL --data DIR --out {self.path}` writes one"
+            )
 
     def open(self, collection: Collection) -> DenseSearcher:
         """Load the index.

@@ -114,4 +114,4 @@ class RandomSearcher:
         return run
 
 
-RETRIEVERS = {"run": RunFile, "random": Random}
+RETRIEVERS: dict[str, type[Retriever]] = {"run": RunFile, "random": Random}

@@ -99,11 +99,15 @@ def _cut(encoder: Any, layers: int | tuple[int, ...], name: str) -> None:
                   if part is not None and _stack(part) is not None), None)  # fmt: skip
     attribute = None if owner is None else _stack(owner)
     if owner is None or attribute is None:
-        raise InputError(f"model {name!r}: no stack of layers is known in a {type(encoder).__name__}; leave `layers` out")
+        raise InputError(
+            f"model {name!r}: no stack of layers is known in a {type(encoder).__name__}; leave `layers` out"
+        )
     stack: nn.ModuleList = getattr(owner, attribute)
     kept = _spread(layers, len(stack)) if isinstance(layers, int) else layers
-    if isinstance(layers, int) and layers > len(stack) or max(kept) >= len(stack):
-        raise InputError(f"layers: {layers!r} asks for more than the {len(stack)} layers of {name!r} (0 to {len(stack) - 1})")
+    if (isinstance(layers, int) and layers > len(stack)) or max(kept) >= len(stack):
+        raise InputError(
+            f"layers: {layers!r} asks for more than the {len(stack)} layers of {name!r} (0 to {len(stack) - 1})"
+        )
     setattr(owner, attribute, nn.ModuleList([stack[number] for number in kept]))
     for option in ("num_hidden_layers", "n_layers"):
         if hasattr(encoder.config, option):
@@ -113,7 +117,9 @@ def _cut(encoder: Any, layers: int | tuple[int, ...], name: str) -> None:
 def _stack(part: nn.Module) -> str | None:
     from torch import nn
 
-    return next((name for name in ("layer", "layers", "block") if isinstance(getattr(part, name, None), nn.ModuleList)), None)
+    return next(
+        (name for name in ("layer", "layers", "block") if isinstance(getattr(part, name, None), nn.ModuleList)), None
+    )
 
 
 def _spread(count: int, total: int) -> tuple[int, ...]:

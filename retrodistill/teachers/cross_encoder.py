@@ -60,7 +60,7 @@ class CrossEncoderJudge:
         """The CrossEncoder itself.
 
         Raises:
-            InputError: it cannot be loaded, has more than one output, or is asked for more tokens than it has positions.
+            InputError: it cannot be loaded, has several outputs, or is asked for more tokens than it has positions.
         """
         quiet_libraries()
         import sentence_transformers
@@ -80,7 +80,8 @@ class CrossEncoderJudge:
             ) from error
         if model.num_labels != 1:
             raise InputError(
-                f"model {options.model!r} has {model.num_labels} outputs; a cross_encoder teacher needs one logit a pair"
+                f"model {options.model!r} has {model.num_labels} outputs; "
+                "a cross_encoder teacher needs one logit a pair"
             )
         positions = getattr(model.config, "max_position_embeddings", None)
         if options.max_length is not None:
@@ -110,7 +111,11 @@ class CrossEncoderJudge:
         lengths = [
             len(ids)
             for ids in model.tokenizer(
-                [q for q, _ in pairs], [d for _, d in pairs], truncation=True, max_length=limit, return_attention_mask=False
+                [q for q, _ in pairs],
+                [d for _, d in pairs],
+                truncation=True,
+                max_length=limit,
+                return_attention_mask=False,
             )["input_ids"]
         ]
         device = str(model.device)

@@ -34,7 +34,7 @@ class Batch:
     own: np.ndarray
 
     def split(self, query_tokens: Sequence[int], document_tokens: Sequence[int], budget: int) -> Iterator[Batch]:
-        """Cut into batches of whole queries with their own documents, each at most `budget` tokens where one query allows it."""
+        """Cut into batches of whole queries with their own documents, within `budget` tokens where one query is."""
         cost = np.asarray(query_tokens) + self.own @ np.asarray(document_tokens)
         start = 0
         for stop in range(1, len(self.queries) + 1):
@@ -151,5 +151,9 @@ class Lists:
         if len(positive) > room:
             positive = np.sort(generator.choice(positive, size=room, replace=False))
         free = self.documents - len(positive)
-        others = rest[:free] if self.pick == "top" else np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
+        others = (
+            rest[:free]
+            if self.pick == "top"
+            else np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
+        )
         return np.concatenate([positive, others])

@@ -52,7 +52,10 @@ class Objective:
         return any(loss.in_batch for loss in self.losses.values())
 
     def backward(self, batch: Batch, scale: float = 1.0) -> dict[str, float]:
-        """Add the gradient of `scale` times the sum to the model's; return the sum, each loss unweighted, and which had no entry.
+        """Add the gradient of `scale` times the sum to the model's.
+
+        Returns:
+            The sum as `loss`, each loss unweighted by name, and `NAME_without_entries`, 1 where it had none.
 
         Raises:
             InputError: a loss is not finite, named.
@@ -173,4 +176,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
 def _names(losses: Sequence[Loss]) -> list[str]:
     """A name for each loss in logs: its kind, numbered where several share it."""
     kinds = [loss.kind for loss in losses]
-    return [kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: place + 1].count(kind)}" for place, kind in enumerate(kinds)]
+    return [
+        kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: place + 1].count(kind)}"
+        for place, kind in enumerate(kinds)
+    ]

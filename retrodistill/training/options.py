@@ -25,6 +25,8 @@ class TrainOptions(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 clips nothing")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
-    max_tokens: int = Field(16_384, ge=1, description="tokens that may hold gradients at once; more are computed in turns")
+    max_tokens: int = Field(
+        16_384, ge=1, description="tokens that may hold gradients at once; more are computed in turns"
+    )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, what a crash can cost at most")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()

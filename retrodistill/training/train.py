@@ -1,4 +1,4 @@
-"""Trains a student with transformers' Trainer: from any crash it goes on, and ends with the weights it would have had."""
+"""Trains a student with transformers' Trainer; after a crash it goes on, and ends with the same weights."""
 
 from __future__ import annotations
 
