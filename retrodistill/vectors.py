@@ -62,7 +62,7 @@ def encoded(encoder: DenseEncoder, texts: Sequence[str], digest: str, role: Role
     whole, about = folder / "vectors.npy", folder / "about.json"
     if not (whole.exists() and about.exists()):
         folder.mkdir(parents=True, exist_ok=True)
-        parts = [folder / f"part-{start:012d}.npy" for start in range(0, len(texts), TEXTS_A_PART)]
+        parts = [folder / f"part-{start:012d}.npy" for start in range(0, len(texts) or 1, TEXTS_A_PART)]
         rate = _encode_parts(encoder, texts, parts, role, what)
         _join(parts, whole)
         write_json(about, {"encoder": encoder.identity, "role": role, "texts": len(texts), "per_second": rate})

@@ -129,6 +129,7 @@ def train(
     from retrodistill.recipe import options_from, part
     from retrodistill.scores.store import ScoreStore
     from retrodistill.training.options import TrainOptions
+    from retrodistill.training.train import loss_line
     from retrodistill.training.train import train as train_student
 
     learner, objectives = part("student", student), [part("loss", loss) for loss in losses]
@@ -138,8 +139,7 @@ def train(
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
     manifest = train_student(learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed)
-    last = manifest["log"][-1]
-    click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, last loss {last['loss']:.4f}")
+    click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, {loss_line(manifest['log'])}")
 
 
 @click.command()

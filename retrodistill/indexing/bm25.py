@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from retrodistill import console
 from retrodistill.errors import nearest
 from retrodistill.indexing.index import Emission
 from retrodistill.registry import Part
@@ -56,9 +57,14 @@ class BuiltBM25:
         self.options = options
         self.documents = len(texts)
         self._bm25 = bm25s.BM25(k1=options.k1, b=options.b, method=options.method)
-        tokens = _words(list(texts), options.stemmer, options.stopwords)
+        tokens: list[list[str]] = []
+        blocks = range(0, len(texts), 8_192)
+        for start in console.track(blocks, len(blocks), "index words", "blocks of documents"):
+            tokens += _words(list(texts[start : start + 8_192]), options.stemmer, options.stopwords)
         if any(tokens):
             self._bm25.index(tokens, show_progress=False)
+            # bm25l and bm25+ score documents without a query's words, all alike; without that constant they stand at 0.
+            self._bm25.nonoccurrence_array = None
         else:
             self._bm25 = None  # not a single word in the collection: nothing can match
 

@@ -28,7 +28,10 @@ class _Faiss:
         if queries.shape[1] != self.index.d:
             raise InputError(f"the index holds vectors of {self.index.d} dimensions, the query has {queries.shape[1]}")
         # beyond its size FAISS fills up with id -1, so the depth never goes there
-        return self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(depth, self.size))
+        scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(depth, self.size))
+        if (rows < 0).any():  # what FAISS fills up with where products are NaN
+            raise InputError("a vector of the query or of the index is NaN; the model has diverged in training")
+        return scores, rows
 
     def save(self, folder: Path) -> None:
         import faiss
@@ -61,7 +64,7 @@ class Flat(Index):
 
         try:
             return _Faiss(faiss.read_index(str(folder / "index.faiss")))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:  # a damaged size asks for more memory than there is
             raise InputError(
                 f"{folder / 'index.faiss'}: cannot be read; build the index again: retrodistill index"
             ) from error

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retrodistill import console
 from retrodistill.errors import InputError
 from retrodistill.registry import Part
 from retrodistill.runs import id_order, top_rows
@@ -56,15 +57,20 @@ class Index(Part):
 def search(built: BuiltIndex, ids: Sequence[str], queries: np.ndarray, depth: int) -> list[dict[str, float]]:
     """The best documents of each query by id, ties broken as trec_eval does.
 
-    A few more than `depth` are asked for, so that equal documents at the cut fall by their id, not by chance.
+    More than `depth` are asked for, as many as it takes to see the end of the documents that are equal at the cut:
+    they fall by their id, not by chance.
     """
     order = id_order(ids)
     found: list[dict[str, float]] = []
-    for start in range(0, len(queries), 1_024):
-        scores, rows = built.nearest(queries[start : start + 1_024], min(depth + 16, built.size))
-        for row_scores, row_ids in zip(scores, rows, strict=True):
-            best = top_rows(row_scores, depth, order[row_ids])
-            found.append({ids[row_ids[i]]: float(row_scores[i]) for i in best})
+    blocks = range(0, len(queries), 256)
+    for start in console.track(blocks, len(blocks), "search", "blocks of queries"):
+        block = queries[start : start + 256]
+        scores, rows = built.nearest(block, min(depth + 16, built.size))
+        for query in range(len(block)):
+            near, at = scores[query], rows[query]
+            while depth < len(near) < built.size and near[depth - 1] == near[-1]:
+                (near,), (at,) = built.nearest(block[query : query + 1], min(4 * len(near), built.size))
+            found.append({ids[at[i]]: float(near[i]) for i in top_rows(near, depth, order[at])})
     return found
 
 

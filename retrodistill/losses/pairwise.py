@@ -28,13 +28,21 @@ class MarginMSE(Loss):
         """The mean over a query's pairs."""
         mask = batch.taught
         difference = self.scale * batch.student.float() - batch.teacher.float()
-        difference = difference.masked_fill(~mask, 0.0)
-        # s+ - s- - (t+ - t-) is the difference of (s - t) at the positive and at the other
-        errors = (difference.unsqueeze(-1) - difference.unsqueeze(-2)).square()
-        pairs = (mask & batch.positive).unsqueeze(-1) & (mask & ~batch.positive).unsqueeze(-2)
-        total = errors.masked_fill(~pairs, 0.0).sum((-2, -1))
-        count = pairs.sum((-2, -1))
-        return total / count.clamp(min=1), count > 0
+        # s+ - s- - (t+ - t-) is the difference of (s - t) at the positive and at the other; its mean square over all
+        # pairs follows from each side's mean and variance, without a matrix of pairs, which grows with D squared
+        positive, other = mask & batch.positive, mask & ~batch.positive
+        mean_positive, variance_positive = _moments(difference, positive)
+        mean_other, variance_other = _moments(difference, other)
+        errors = variance_positive + variance_other + (mean_positive - mean_other).square()
+        return errors, positive.any(-1) & other.any(-1)
+
+
+def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the entries in `mask` along the last axis; 0 where there are none."""
+    count = mask.sum(-1, keepdim=True).clamp(min=1)
+    mean = values.masked_fill(~mask, 0.0).sum(-1, keepdim=True) / count
+    variance = (values - mean).masked_fill(~mask, 0.0).square().sum(-1, keepdim=True) / count
+    return mean.squeeze(-1), variance.squeeze(-1)
 
 
 LOSSES = {"margin_mse": MarginMSE}

@@ -31,6 +31,8 @@ class BM25(BM25Index, Retriever):
 class BM25Searcher:
     """BM25 on one collection; its scores depend on the whole corpus through the IDF."""
 
+    pairs_a_part = 65_536
+
     def __init__(self, options: BM25, collection: Collection) -> None:
         self.options = options
         self.collection = collection

@@ -50,6 +50,8 @@ class Dense(Retriever):
 class DenseSearcher:
     """A bi-encoder on one collection; its vectors are kept on disk, for mining, teaching and evaluating alike."""
 
+    pairs_a_part = 65_536
+
     def __init__(self, encoder: DenseEncoder, collection: Collection) -> None:
         self.encoder = encoder
         self.collection = collection

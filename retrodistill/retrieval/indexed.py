@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from retrodistill import models
 from retrodistill.errors import InputError
-from retrodistill.files import atomic_folder, write_json
+from retrodistill.files import atomic_folder, refuse_to_replace, write_json
 from retrodistill.indexing.index import Index, load_ids, save_ids
 from retrodistill.registry import Part, build
 from retrodistill.retrieval.dense import Dense, DenseSearcher
@@ -28,8 +28,9 @@ def write_index(
         The manifest.
 
     Raises:
-        InputError: the index does not take dense vectors.
+        InputError: the index does not take dense vectors, or the folder holds something else.
     """
+    refuse_to_replace(folder)
     part = cast(Index, index)
     if part.accepts != "dense":
         raise InputError(
@@ -79,10 +80,12 @@ class Indexed(Retriever):
         self.check()
         manifest = models.read_json(self.path / MANIFEST)
         try:
-            retriever = cast(Dense, build("retriever", manifest["retriever"]))
+            retriever = build("retriever", manifest["retriever"])
+            if not isinstance(retriever, Dense):
+                raise ValueError(f"{retriever.label} is no bi-encoder")
             part = cast(Index, build("index", manifest["index"]))
             corpus, encoder = manifest["corpus"], manifest["encoder"]
-        except (KeyError, ValueError) as error:
+        except (InputError, KeyError, ValueError) as error:
             raise InputError(f"{self.path / MANIFEST}: is no manifest of an index ({error}); build it again") from error
         if corpus != collection.corpus.digest:
             raise InputError(
@@ -94,7 +97,12 @@ class Indexed(Retriever):
             raise InputError(f"the model {retriever.model!r} has changed since {self.path} was built; build it again")
         if load_ids(self.path) != list(collection.corpus.ids):
             raise InputError(f"{self.path / 'ids.parquet'}: not the documents the index was built from; build it again")
-        searcher.use(part.load(self.path))
+        built = part.load(self.path)
+        if built.size != len(collection.corpus):
+            raise InputError(
+                f"{self.path} holds {built.size:,} vectors for {len(collection.corpus):,} documents; build it again"
+            )
+        searcher.use(built)
         return searcher
 
 

@@ -62,8 +62,13 @@ class RunFileSearcher:
         """The file's first `depth` documents of each query; none for a query that the file leaves out.
 
         Raises:
-            InputError: the file names documents that the collection does not hold.
+            InputError: the file has none of the queries, or names documents that the collection does not hold.
         """
+        if query_ids and not any(query in self.run for query in query_ids):
+            raise InputError(
+                f"{self.path}: none of the {len(query_ids)} queries asked for is in it: it has {next(iter(self.run))!r}, "
+                f"asked is {query_ids[0]!r}; is it a run of another collection or split?"
+            )
         run = {query: cut(self.run.get(query, {}), depth) for query in query_ids}
         unknown = [(query, doc) for query, found in run.items() for doc in found if doc not in self.collection.corpus]
         if unknown:

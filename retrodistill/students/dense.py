@@ -37,6 +37,8 @@ class DenseStudent(Student):
         numbers = (layers,) if isinstance(layers, int) else layers
         if numbers is not None and (not numbers or min(numbers) < (1 if isinstance(layers, int) else 0)):
             raise ValueError(f"expected how many layers to keep, or which (from 0), got {layers!r}")
+        if isinstance(layers, tuple) and len(set(layers)) < len(layers):
+            raise ValueError(f"a layer can be kept once, got {layers!r}")
         return layers
 
     def check(self) -> None:
@@ -60,14 +62,20 @@ class DenseStudent(Student):
             raise InputError(
                 f"model {self.model!r} compares vectors by {model.similarity_fn_name!r}; a student learns cosine or dot"
             )
+        encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
         if self.layers is not None:
-            _cut(model[0].auto_model, self.layers, self.model)
+            _cut(encoder, self.layers, self.model)
         if self.dropout is not None:
             _set_dropout(model, self.dropout)
+        if device == "cpu" and hasattr(encoder, "set_attn_implementation"):
+            # torch's fused attention for the CPU is slower than plain products when trained in bf16
+            encoder.set_attn_implementation("eager")
         return model
 
     def lengths(self, model: Any, texts: Sequence[str], role: Role) -> list[int]:
         """Tokens, truncation included."""
+        if not callable(model.tokenizer):  # a static embedding's, which cuts nothing off
+            return [len(found.ids) for found in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
         encoded = model.tokenizer(
             list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False
         )
@@ -93,6 +101,7 @@ class DenseStudent(Student):
 
 def _cut(encoder: Any, layers: int | tuple[int, ...], name: str) -> None:
     """Keep some layers of a BERT-like encoder, in place."""
+    import torch
     from torch import nn
 
     owner = next((part for part in (getattr(encoder, "encoder", None), getattr(encoder, "transformer", None), encoder)
@@ -109,9 +118,16 @@ def _cut(encoder: Any, layers: int | tuple[int, ...], name: str) -> None:
             f"layers: {layers!r} asks for more than the {len(stack)} layers of {name!r} (0 to {len(stack) - 1})"
         )
     setattr(owner, attribute, nn.ModuleList([stack[number] for number in kept]))
-    for option in ("num_hidden_layers", "n_layers"):
-        if hasattr(encoder.config, option):
-            setattr(encoder.config, option, len(kept))
+    encoder.config.num_hidden_layers = len(kept)
+    if getattr(encoder.config, "layer_types", None):
+        encoder.config.layer_types = [encoder.config.layer_types[number] for number in kept]
+    with torch.device("meta"):
+        loaded = type(encoder)(encoder.config)
+    # Some models' first layer is unlike the others (ModernBERT) or holds what all share (T5).
+    if loaded.state_dict().keys() != encoder.state_dict().keys():
+        raise InputError(
+            f"layers: {layers!r} would not load again: the first layer of {name!r} is unlike the others; keep layer 0"
+        )
 
 
 def _stack(part: nn.Module) -> str | None:

@@ -40,6 +40,8 @@ class CrossEncoder(Teacher):
 class CrossEncoderJudge:
     """A cross-encoder on one collection."""
 
+    pairs_a_part = 512
+
     def __init__(self, options: CrossEncoder, collection: Collection) -> None:
         self.options = options
         self.collection = collection
@@ -91,7 +93,7 @@ class CrossEncoderJudge:
                     f"use <= {positions}"
                 )
             model.max_seq_length = options.max_length
-        return model
+        return model.float()  # weights saved in 16 bits would be computed with in 16
 
     def query_text(self, query_id: str) -> str:
         """What stands in the first segment."""
@@ -107,6 +109,8 @@ class CrossEncoderJudge:
 
         model = self.model
         pairs = [(self.query_text(q), self.document_text(d)) for q, d in zip(query_ids, doc_ids, strict=True)]
+        if not pairs:
+            return np.empty(0, dtype=np.float32)
         limit = model.max_seq_length or 512
         lengths = [
             len(ids)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from retrodistill.collections import Collection
     from retrodistill.teachers.teacher import Judge
 
-# A part of the store is written after so many judgements: what a crash can cost, at most.
-PAIRS_A_PART = 2_048
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -116,8 +113,8 @@ def _fill(
 ) -> None:
     query_ids, doc_ids = candidates.query_ids, candidates.doc_ids
     with console.progress(len(missing), f"score {teacher.label}", "pairs") as bar:
-        for start in range(0, len(missing), PAIRS_A_PART):
-            rows = missing[start : start + PAIRS_A_PART]
+        for start in range(0, len(missing), opened.pairs_a_part):
+            rows = missing[start : start + opened.pairs_a_part]
             scores = opened.score([query_ids[row] for row in rows], [doc_ids[row] for row in rows])
             bad = np.flatnonzero(~np.isfinite(scores))
             if len(bad):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class Judge(Protocol):
     """A teacher opened on a collection."""
 
+    pairs_a_part: int
+    """Judgements that reach the store together: what a crash can cost, at most."""
+
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides a score; the score store files under it."""

@@ -151,9 +151,8 @@ class Lists:
         if len(positive) > room:
             positive = np.sort(generator.choice(positive, size=room, replace=False))
         free = self.documents - len(positive)
-        others = (
-            rest[:free]
-            if self.pick == "top"
-            else np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
-        )
+        if self.pick == "top":
+            others = rest[np.argsort(self.candidates.ranks[rest], kind="stable")[:free]]
+        else:
+            others = np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
         return np.concatenate([positive, others])

@@ -14,7 +14,7 @@ import numpy as np
 from retrodistill import console
 from retrodistill.encoders import Precision, device_of, quiet_libraries
 from retrodistill.errors import InputError
-from retrodistill.files import atomic_folder, digest_of, write_json
+from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json
 from retrodistill.models import read_json
 from retrodistill.training.lists import Lists
 from retrodistill.training.options import TrainOptions
@@ -59,8 +59,10 @@ def train(
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, or a loss is not finite.
+        InputError: a loss needs labels or judgements and there are none, a loss is not finite, or `out` holds
+            something that is no model of ours.
     """
+    refuse_to_replace(out)
     options = options or TrainOptions()
     lists = Lists(
         candidates,
@@ -152,15 +154,25 @@ def resolve_precision(asked: str, device: str) -> Precision:
     return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
 
 
+def loss_line(log: Sequence[Mapping[str, float]]) -> str:
+    """How the loss went, in words: the mean of the first fifth of the logged steps against that of the last."""
+    count = max(1, len(log) // 5)
+    first, last = (sum(line["loss"] for line in part) / count for part in (log[:count], log[-count:]))
+    return f"loss {first:.4f} in the first fifth, {last:.4f} in the last"
+
+
 def _partial(out: Path, fingerprint: str) -> Path:
     """The folder of checkpoints, emptied where it belongs to another training."""
     partial = out.with_name(out.name + ".partial")
     stamp = partial / "training.json"
-    if stamp.exists() and read_json(stamp).get("fingerprint") != fingerprint:
-        console.say(f"{partial}: checkpoints of other inputs or options; starting afresh")
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    write_json(stamp, {"fingerprint": fingerprint})
+    if not stamp.exists() or read_json(stamp).get("fingerprint") != fingerprint:
+        stale = list(partial.glob("checkpoint-*"))
+        if stale:
+            console.say(f"{partial}: checkpoints of other inputs or options; starting afresh")
+        # The stamp changes last: killed in between, what is left still counts as the other training's.
+        for checkpoint in stale:
+            shutil.rmtree(checkpoint)
+        write_json(stamp, {"fingerprint": fingerprint})
     return partial
 
 

@@ -81,6 +81,8 @@ class StudentTrainer(Trainer):
             dataloader_pin_memory=False,
             disable_tqdm=True,
         )
+        # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
+        arguments._n_gpu = min(1, arguments.n_gpu)
         super().__init__(model=model, args=arguments, train_dataset=_Numbers(steps), callbacks=[_Bar()])
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)

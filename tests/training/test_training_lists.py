@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_over, teacher_over
+
+from retrodistill.training.lists import Batch, Lists
+
+
+def same(first, second):
+    assert (first.queries, first.documents) == (second.queries, second.documents)
+    for name in ("teacher", "positive", "own"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def true_of(batch, matrix):
+    return {pair for pair, value in by_id(batch, matrix).items() if value}
+
+
+def own_documents(batch):
+    return {
+        query: {batch.documents[column] for column in np.flatnonzero(row)}
+        for query, row in zip(batch.queries, batch.own, strict=True)
+    }
+
+
+def test_the_schedule_is_a_function_of_the_seed(collection):
+    first, second = lists_over(collection, seed=7), lists_over(collection, seed=7)
+    numbers = range(2 * first.batches_an_epoch)
+    expected = [first.batch(number) for number in numbers]
+    for number in reversed(numbers):  # whatever was asked for before
+        same(second.batch(number), expected[number])
+    other = lists_over(collection, seed=8)
+    assert [other.batch(n).queries for n in numbers] != [batch.queries for batch in expected]
+
+
+def test_every_query_once_an_epoch_in_an_order_of_its_own(collection):
+    lists = lists_over(collection, batch_size=5)
+    assert lists.batches_an_epoch == 3
+    epochs = []
+    for epoch in range(3):
+        batches = [lists.batch(3 * epoch + step) for step in range(3)]
+        assert [len(batch.queries) for batch in batches] == [5, 5, 2]
+        epochs.append([query for batch in batches for query in batch.queries])
+        assert sorted(epochs[-1]) == sorted(collection.queries.text(query) for query in lists.queries)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_positives_are_always_in_and_the_rest_is_drawn_anew(collection):
+    lists = lists_over(collection, documents=4, batch_size=12)
+    relevant = {
+        collection.queries.text(query): {collection.corpus.text(doc) for doc in collection.qrels("train")[query]}
+        for query in lists.queries
+    }
+    epochs = [own_documents(lists.batch(epoch)) for epoch in range(4)]
+    for listed in epochs:
+        assert listed.keys() == relevant.keys()
+        assert all(len(documents) == 4 and relevant[query] <= documents for query, documents in listed.items())
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[3]
+    # In many draws every candidate has its turn.
+    candidates = {doc for row in lists.candidates.doc_ids[:10] for doc in [collection.corpus.text(row)]}
+    query = collection.queries.text(lists.queries[0])
+    assert set.union(*(own_documents(lists.batch(epoch))[query] for epoch in range(40))) == candidates
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
+    candidates = candidates_over(collection, labels=labels)
+    teacher = teacher_over(candidates)
+    lists = Lists(candidates, teacher, collection, documents=6, pick="uniform", batch_size=12, seed=0)
+    batch = lists.batch(0)
+    scores = {
+        (collection.queries.text(query), collection.corpus.text(doc)): (score, label > 0)
+        for query, doc, score, label in zip(
+            candidates.query_ids, candidates.doc_ids, teacher, np.nan_to_num(candidates.labels), strict=True
+        )
+    }
+    assert len(set(batch.documents)) == len(batch.documents)
+    for row, query in enumerate(batch.queries):
+        for column, document in enumerate(batch.documents):
+            score, relevant = scores.get((query, document), (NAN, False))
+            np.testing.assert_equal(batch.teacher[row, column], score if batch.own[row, column] else np.float32(NAN))
+            assert batch.positive[row, column] == relevant
+    assert batch.teacher.dtype == np.float32
+    assert lists.judged == int((~np.isnan(teacher)).sum()) < len(candidates)
+    assert lists.positives == (18 if labels else 0)
+
+
+def test_a_short_list_comes_whole():
+    lists = lists_of({"a": [Listed("x"), Listed("y")], "b": [Listed(f"z{n}") for n in range(4)]})
+    assert true_of(lists.batch(0), "own") == {("a", "x"), ("a", "y"), *(("b", f"z{n}") for n in range(4))}
+
+
+def test_without_a_teacher_nothing_is_judged(collection):
+    lists = Lists(candidates_over(collection), None, collection, documents=4, pick="uniform", batch_size=4, seed=0)
+    assert lists.judged == 0
+    assert np.isnan(lists.batch(0).teacher).all()
+
+
+def test_a_positive_of_one_query_in_anothers_list_is_no_negative_of_the_first():
+    # "p" is relevant to "a" and stands unlabelled in the list of "b", with another judgement of its own.
+    rows = {"a": [Listed("p", 1, 5.0), Listed("x", 0, 1.0)], "b": [Listed("p", None, 2.0), Listed("y", 2, 3.0)]}
+    batch = lists_of(rows).batch(0)
+    assert sorted(batch.documents) == ["text of p", "text of x", "text of y"]
+    assert true_of(batch, "positive") == {("a", "p"), ("b", "y")}
+    assert true_of(batch, "own") == {("a", "p"), ("a", "x"), ("b", "p"), ("b", "y")}
+    judged = {pair: value for pair, value in by_id(batch, "teacher").items() if value == value}
+    assert judged == {("a", "p"): 5, ("a", "x"): 1, ("b", "p"): 2, ("b", "y"): 3}
+
+
+def test_a_positive_that_was_not_picked_is_positive_but_not_own():
+    # "a" has three positives of which two documents' room takes one; the others stand in the list of "b".
+    positives = [Listed(f"p{n}", 1, 5.0) for n in range(3)]
+    rows = {"a": [*positives, Listed("x", 0, 1.0)], "b": [Listed(f"p{n}", None, 0.5) for n in range(3)]}
+    batch = lists_of(rows, documents=3).batch(0)
+    own = {doc for query, doc in true_of(batch, "own") if query == "a"}
+    assert len(own) == 3
+    assert "x" in own
+    assert {doc for query, doc in true_of(batch, "positive") if query == "a"} == {"p0", "p1", "p2"}
+    (left,) = {"p0", "p1", "p2"} - own
+    assert np.isnan(by_id(batch, "teacher")["a", left])
+
+
+@pytest.mark.parametrize("documents", [2, 3])
+def test_many_positives_leave_a_place_for_a_negative(documents):
+    rows = {"a": [*(Listed(f"p{n}", 1) for n in range(5)), Listed("x"), Listed("y", 0)]}
+    lists = lists_of(rows, documents=documents)
+    for epoch in range(10):
+        own = {doc for _, doc in true_of(lists.batch(epoch), "own")}
+        assert len(own) == documents
+        assert len(own & {"x", "y"}) == 1
+
+
+def test_positives_alone_fill_the_list():
+    lists = lists_of({"a": [Listed(f"p{n}", 1) for n in range(5)]}, documents=3)
+    assert len(true_of(lists.batch(0), "own")) == 3
+
+
+def test_top_takes_positives_and_the_best_ranks_whatever_the_order_of_rows():
+    rows = {"a": [Listed("fourth"), Listed("first"), Listed("positive", 1), Listed("third"), Listed("second", 0)]}
+    lists = lists_of(rows, ranks=[4, 1, 9, 3, 2], pick="top", documents=3)
+    for epoch in range(4):
+        assert {doc for _, doc in true_of(lists.batch(epoch), "own")} == {"positive", "first", "second"}
+
+
+@st.composite
+def batches(draw):
+    queries, documents = draw(st.integers(1, 7)), draw(st.integers(1, 9))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    own = generator.random((queries, documents)) < 0.5
+    return Batch(
+        queries=[f"text of q{n}" for n in range(queries)],
+        documents=[f"text of d{n}" for n in range(documents)],
+        teacher=np.where(own, generator.normal(size=own.shape), np.nan).astype(np.float32),
+        positive=generator.random(own.shape) < 0.3,
+        own=own,
+    ), generator
+
+
+@settings(max_examples=80, deadline=None)
+@given(drawn=batches(), budget=st.integers(1, 120))
+def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
+    batch, generator = drawn
+    query_tokens, document_tokens = (generator.integers(1, 20, size) for size in batch.own.shape)
+    groups = list(batch.split(query_tokens.tolist(), document_tokens.tolist(), budget))
+    assert [query for group in groups for query in group.queries] == batch.queries
+    whole = {name: by_id(batch, name) for name in ("teacher", "positive", "own")}
+    tokens = dict(zip(batch.queries + batch.documents, [*query_tokens, *document_tokens], strict=True))
+    for group in groups:
+        assert own_documents(group) == {query: own_documents(batch)[query] for query in group.queries}
+        assert group.documents == [
+            doc for doc in batch.documents if any(doc in docs for docs in own_documents(group).values())
+        ]
+        for name, expected in whole.items():
+            for pair, value in by_id(group, name).items():
+                np.testing.assert_equal(value, expected[pair])
+        assert len(group.queries) == 1 or sum(tokens[text] for text in group.queries + group.documents) <= budget
+
+
+def test_a_split_takes_as_many_queries_as_the_budget_allows():
+    own = np.eye(4, dtype=bool)
+    batch = Batch(list("abcd"), list("wxyz"), np.zeros((4, 4), dtype=np.float32), own, own)
+    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 20)] == [["a", "b"], ["c", "d"]]
+    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 19)] == [["a"], ["b"], ["c"], ["d"]]
+    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 40)] == [["a", "b", "c", "d"]]
+    assert [group.queries for group in batch.split([1, 50, 1, 1], [9] * 4, 20)] == [["a"], ["b"], ["c", "d"]]

@@ -1,0 +1,199 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_training import lists_over
+
+from retrodistill.encoders import TOKENS_A_BATCH
+from retrodistill.errors import InputError
+from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.pairwise import MarginMSE
+from retrodistill.students.dense import DenseStudent
+from retrodistill.training.objective import Objective, score_batch
+
+OWN = [KL(student_temperature=0.1), MarginMSE(weight=0.1)]
+IN_BATCH = [InfoNCE(temperature=0.1)]
+EVERYTHING = 10**6
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    # Several chunks a role, so that what happens between them is seen.
+    monkeypatch.setitem(TOKENS_A_BATCH, "cpu", 48)
+
+
+@pytest.fixture
+def batch(collection):
+    return lists_over(collection, batch_size=5).batch(1)
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """What the student was asked to embed: (with gradients, texts), in order."""
+    calls = []
+    embed = DenseStudent.embed
+
+    def watched(self, model, texts, role):
+        calls.append((torch.is_grad_enabled(), list(texts)))
+        return embed(self, model, texts, role)
+
+    monkeypatch.setattr(DenseStudent, "embed", watched)
+    return calls
+
+
+def make(tiny_model, losses, max_tokens=EVERYTHING, dropout=0.0, precision="fp32"):
+    student = DenseStudent(model=str(tiny_model), dropout=dropout, layers=2)
+    model = student.load("cpu").train()
+    return Objective(student, model, losses, precision=precision, max_tokens=max_tokens)
+
+
+def gradient(objective, batch, seed=0, **options):
+    objective.model.zero_grad()
+    torch.manual_seed(seed)
+    parts = objective.backward(batch, **options)
+    found = [weight.grad for weight in objective.model.parameters() if weight.grad is not None]
+    return torch.cat([part.flatten() for part in found]), parts
+
+
+def agree(first, second, tolerance=1e-6):
+    torch.testing.assert_close(first[0], second[0], rtol=1e-4, atol=tolerance)
+    assert first[1] == pytest.approx(second[1], rel=1e-5, abs=1e-6)
+
+
+def test_at_once_where_the_budget_allows(tiny_model, batch, embedded):
+    gradient(make(tiny_model, OWN + IN_BATCH), batch)
+    assert all(with_gradients for with_gradients, _ in embedded)
+    assert sorted(text for _, texts in embedded for text in texts) == sorted(batch.queries + batch.documents)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 80, 200])
+def test_groups_of_whole_queries_give_the_same_gradient(tiny_model, batch, embedded, max_tokens):
+    at_once = gradient(make(tiny_model, OWN), batch)
+    embedded.clear()
+    agree(gradient(make(tiny_model, OWN, max_tokens), batch), at_once)
+    assert at_once[0].abs().max() > 1e-3
+    assert all(with_gradients for with_gradients, _ in embedded)
+    # A document that two groups share is embedded twice.
+    assert sum(len(texts) for _, texts in embedded) > len(batch.queries) + len(batch.documents)
+
+
+@pytest.mark.parametrize("losses", [IN_BATCH, IN_BATCH + OWN])
+def test_the_gradient_cache_gives_the_same_gradient(tiny_model, batch, embedded, losses):
+    at_once = gradient(make(tiny_model, losses), batch)
+    embedded.clear()
+    agree(gradient(make(tiny_model, losses, max_tokens=1), batch), at_once)
+    assert at_once[0].abs().max() > 1e-3
+    without = [texts for with_gradients, texts in embedded if not with_gradients]
+    assert [texts for with_gradients, texts in embedded if with_gradients] == without
+    assert len(without) > 4
+    assert [with_gradients for with_gradients, _ in embedded] == [False] * len(without) + [True] * len(without)
+
+
+def test_only_a_loss_that_looks_at_the_batch_forces_the_cache(tiny_model, batch, embedded):
+    gradient(make(tiny_model, [*OWN, InfoNCE(in_batch_negatives=False)], max_tokens=1), batch)
+    assert all(with_gradients for with_gradients, _ in embedded)
+    gradient(make(tiny_model, [*OWN, InfoNCE()], max_tokens=1), batch)
+    assert not all(with_gradients for with_gradients, _ in embedded)
+
+
+def test_all_three_ways_agree_where_no_loss_looks_at_the_batch(tiny_model, batch, monkeypatch):
+    at_once, groups = (gradient(make(tiny_model, OWN, budget), batch) for budget in (EVERYTHING, 1))
+    monkeypatch.setattr(KL, "in_batch", property(lambda self: True))
+    cached = gradient(make(tiny_model, OWN, max_tokens=1), batch)
+    agree(groups, at_once)
+    agree(cached, at_once)
+
+
+def test_the_cache_repeats_its_dropout(tiny_model, batch):
+    cached = make(tiny_model, IN_BATCH, max_tokens=1, dropout=0.3)
+    first = gradient(cached, batch, seed=4)
+    after = torch.rand(1)
+    again = gradient(cached, batch, seed=4)
+    assert torch.equal(first[0], again[0])
+    assert first[1] == again[1]
+    # The same chunks at once draw the same random numbers: dropout was the same in both passes, and drawn on after it.
+    at_once = gradient(make(tiny_model, IN_BATCH, dropout=0.3), batch, seed=4)
+    assert torch.rand(1) == after
+    agree(first, at_once)
+    assert not torch.allclose(gradient(cached, batch, seed=5)[0], first[0], atol=1e-4)
+
+
+def test_losses_are_summed_by_weight(tiny_model, batch):
+    parts = [gradient(make(tiny_model, [loss]), batch) for loss in (KL(), MarginMSE(), InfoNCE())]
+    both, values = gradient(make(tiny_model, [KL(weight=2), MarginMSE(weight=0), InfoNCE(weight=0.5)]), batch)
+    torch.testing.assert_close(both, 2 * parts[0][0] + 0.5 * parts[2][0], rtol=1e-4, atol=1e-6)
+    alone = [value["loss"] for _, value in parts]
+    assert [values["kl"], values["margin_mse"], values["infonce"]] == pytest.approx(alone)
+    assert values["loss"] == pytest.approx(2 * alone[0] + 0.5 * alone[2])
+
+
+def test_scale_multiplies_the_gradient_and_not_the_values(tiny_model, batch):
+    objective = make(tiny_model, OWN)
+    (whole, values), (half, same) = gradient(objective, batch), gradient(objective, batch, scale=0.5)
+    torch.testing.assert_close(2 * half, whole)
+    assert same == values
+
+
+def test_gradients_add_up(tiny_model, batch):
+    objective = make(tiny_model, OWN)
+    once, _ = gradient(objective, batch)
+    objective.backward(batch)
+    twice = torch.cat([weight.grad.flatten() for weight in objective.model.parameters() if weight.grad is not None])
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-4, atol=1e-6)
+
+
+def test_the_value_is_the_loss_on_the_score_matrix(tiny_model, batch):
+    objective = make(tiny_model, [KL(), KL(temperature=2)])
+    _, parts = gradient(objective, batch)
+    with torch.no_grad():
+        queries, documents = (
+            objective.student.embed(objective.model, texts, "query") for texts in (batch.queries, batch.documents)
+        )
+    scores = score_batch(batch, queries @ documents.T)
+    assert torch.equal(scores.judged, torch.from_numpy(~np.isnan(batch.teacher)))
+    assert scores.teacher.isfinite().all()
+    expected = {"kl_1": KL()(scores).item(), "kl_2": KL(temperature=2)(scores).item()}
+    silent = {"kl_1_without_entries": 0.0, "kl_2_without_entries": 0.0}
+    assert parts == pytest.approx({"loss": sum(expected.values()), **expected, **silent}, rel=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
+def test_a_loss_without_entries_says_so_and_teaches_nothing(tiny_model, batch, max_tokens):
+    unjudged = replace(batch, teacher=np.full_like(batch.teacher, np.nan))
+    with_infonce = [KL(), InfoNCE(in_batch_negatives=False)]
+    found, parts = gradient(make(tiny_model, with_infonce, max_tokens), unjudged)
+    assert (parts["kl"], parts["kl_without_entries"], parts["infonce_without_entries"]) == (0, 1, 0)
+    alone, _ = gradient(make(tiny_model, with_infonce[1:], max_tokens), unjudged)
+    torch.testing.assert_close(found, alone)
+    nothing, parts = gradient(make(tiny_model, [KL()], max_tokens), unjudged)
+    assert parts["loss"] == 0
+    assert not nothing.any()
+
+
+@pytest.mark.parametrize("losses", [OWN, IN_BATCH])
+@pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
+def test_bf16_gives_about_the_same_gradient(tiny_model, batch, losses, max_tokens):
+    exact, values = gradient(make(tiny_model, losses, max_tokens), batch)
+    rough, near = gradient(make(tiny_model, losses, max_tokens, precision="bf16"), batch)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert torch.cosine_similarity(rough, exact, dim=0) > 0.97
+    assert near["loss"] == pytest.approx(values["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
+@pytest.mark.parametrize("losses", [[KL()], [MarginMSE(), InfoNCE()]])
+def test_a_loss_that_is_not_finite_is_named(tiny_model, batch, losses, max_tokens):
+    objective = make(tiny_model, losses, max_tokens)
+    with torch.no_grad():
+        next(objective.model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=f"^loss {losses[0].kind} is nan; a lower train.learning_rate"):
+        objective.backward(batch)
+
+
+def test_an_infinite_judgement_is_named(tiny_model, batch):
+    teacher = batch.teacher.copy()
+    teacher[tuple(np.argwhere(~np.isnan(teacher))[0])] = np.inf
+    with pytest.raises(InputError, match=r"^loss kl is (nan|inf)"):
+        make(tiny_model, [InfoNCE(), KL()]).backward(replace(batch, teacher=teacher))
