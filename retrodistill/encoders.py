@@ -17,7 +17,7 @@ from retrodistill.errors import InputError
 Role = Literal["query", "document"]
 Precision = Literal["fp32", "bf16"]
 
-# On a CPU, large outputs lose speed to page faults (measured: 1,024 to 2,048 tokens are best); a GPU wants more at once.
+# On a CPU, large outputs lose speed to page faults (1,024 to 2,048 tokens were best); a GPU wants more at once.
 TOKENS_A_BATCH = {"cpu": 2_048, "cuda": 65_536}
 
 
@@ -205,11 +205,29 @@ def load_sentence_transformer(name: str, max_length: int | None, device: str) ->
         )
     except Exception as error:  # whatever the library meets in a broken folder, the user needs the folder's name
         raise InputError(f"model {name!r} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
-    if max_length is not None:
-        positions = getattr(model.config, "max_position_embeddings", None) if model.config is not None else None
-        if positions is not None and max_length > positions:
-            raise InputError(
-                f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
-            )
-        model.max_seq_length = max_length
+    set_max_length(model, max_length, name)
     return model.float().eval()
+
+
+def set_max_length(model: Any, max_length: int | None, name: str) -> None:
+    """Have a sentence-transformers model read so many tokens of a text; its own number where None.
+
+    Raises:
+        InputError: the model does not know so many positions.
+    """
+    if max_length is None:
+        return
+    positions = _positions(model)
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
+        )
+    model.max_seq_length = max_length
+
+
+def _positions(model: Any) -> int | None:
+    for module_name, module in model.named_modules():
+        # RoBERTa and its kin count positions from behind that of the padding.
+        if module_name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings - module.padding_idx - 1)
+    return getattr(model.config, "max_position_embeddings", None) if model.config is not None else None

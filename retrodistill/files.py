@@ -18,7 +18,7 @@ from retrodistill.errors import InputError
 
 
 def _beside(path: Path) -> Path:
-    """A temporary name beside a path; it says who writes, so that what a killed process left can be told and removed."""
+    """A temporary name beside a path; it says who writes, so that what a killed process left can be removed."""
     _sweep(path.parent)
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 

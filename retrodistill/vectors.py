@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,9 @@ def encoded(encoder: DenseEncoder, texts: Sequence[str], digest: str, role: Role
         folder.mkdir(parents=True, exist_ok=True)
         parts = [folder / f"part-{start:012d}.npy" for start in range(0, len(texts) or 1, TEXTS_A_PART)]
         rate = _encode_parts(encoder, texts, parts, role, what)
-        _join(parts, whole)
-        write_json(about, {"encoder": encoder.identity, "role": role, "texts": len(texts), "per_second": rate})
+        with contextlib.suppress(FileNotFoundError):  # another process was first: it joined the parts and removed them
+            _join(parts, whole)
+            write_json(about, {"encoder": encoder.identity, "role": role, "texts": len(texts), "per_second": rate})
         for part in parts:
             part.unlink(missing_ok=True)
     return Encoded(np.load(whole, mmap_mode="r"), float(read_json(about)["per_second"]))

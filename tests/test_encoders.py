@@ -138,6 +138,21 @@ def test_max_length_beyond_the_positions_is_refused(tiny_model):
         _ = DenseEncoder(str(tiny_model), max_length=65, device="cpu").model
 
 
+def test_positions_that_begin_behind_the_paddings(copy):
+    from transformers import RobertaConfig, RobertaModel
+
+    config = json.loads((copy / "config.json").read_text())
+    sizes = {key: config[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")}
+    RobertaModel(
+        RobertaConfig(**sizes, num_hidden_layers=1, max_position_embeddings=64, pad_token_id=0)
+    ).save_pretrained(copy)
+    with pytest.raises(InputError, match=r"max_length: 64 is longer than the 63 positions of .*; use <= 63"):
+        _ = DenseEncoder(str(copy), max_length=64, device="cpu").model
+    encoder = DenseEncoder(str(copy), max_length=63, device="cpu")
+    assert encoder.lengths(["storm " * 100]) == [63]
+    assert encoder.encode(["storm " * 100], "document").shape == (1, 32)
+
+
 # Similarity
 
 

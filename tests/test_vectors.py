@@ -101,6 +101,20 @@ def test_killed_between_the_vectors_and_what_is_said_of_them():
     np.testing.assert_array_equal(encoded(again, TEXTS, "d", "document", "e").vectors, again.encode(TEXTS, "document"))
 
 
+@pytest.mark.parametrize("at", [3, 6, 9])
+def test_another_process_may_be_first(at):
+    class Slow(Counting):
+        def encode(self, texts, role, done=None):
+            if len(self.asked) == at:
+                encoded(Counting(), TEXTS, "d", "document", "encode")
+            return super().encode(texts, role, done)
+
+    found = encoded(Slow(), TEXTS, "d", "document", "encode").vectors
+    np.testing.assert_array_equal(found, Counting().encode(TEXTS, "document"))
+    folder = folder_of(Slow(), "d", "document")
+    assert sorted(path.name for path in folder.iterdir()) == ["about.json", "vectors.npy"]
+
+
 def test_whatever_decides_a_vector_decides_the_folder(tiny_model):
     plain = folder_of(DenseEncoder(str(tiny_model)), "d", "document")
     assert folder_of(DenseEncoder(str(tiny_model), device="cpu"), "d", "document") == plain

@@ -66,7 +66,7 @@ class RunFileSearcher:
         """
         if query_ids and not any(query in self.run for query in query_ids):
             raise InputError(
-                f"{self.path}: none of the {len(query_ids)} queries asked for is in it: it has {next(iter(self.run))!r}, "
+                f"{self.path}: none of the {len(query_ids)} queries asked for is in it; has {next(iter(self.run))!r}, "
                 f"asked is {query_ids[0]!r}; is it a run of another collection or split?"
             )
         run = {query: cut(self.run.get(query, {}), depth) for query in query_ids}

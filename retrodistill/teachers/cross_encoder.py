@@ -10,7 +10,15 @@ import numpy as np
 from pydantic import Field
 
 from retrodistill import models
-from retrodistill.encoders import TOKENS_A_BATCH, Precision, autocast, device_of, quiet_libraries, token_batches
+from retrodistill.encoders import (
+    TOKENS_A_BATCH,
+    Precision,
+    autocast,
+    device_of,
+    quiet_libraries,
+    set_max_length,
+    token_batches,
+)
 from retrodistill.errors import InputError
 from retrodistill.teachers.teacher import Teacher
 
@@ -85,14 +93,7 @@ class CrossEncoderJudge:
                 f"model {options.model!r} has {model.num_labels} outputs; "
                 "a cross_encoder teacher needs one logit a pair"
             )
-        positions = getattr(model.config, "max_position_embeddings", None)
-        if options.max_length is not None:
-            if positions is not None and options.max_length > positions:
-                raise InputError(
-                    f"max_length: {options.max_length} is longer than the {positions} positions of {options.model!r}; "
-                    f"use <= {positions}"
-                )
-            model.max_seq_length = options.max_length
+        set_max_length(model, options.max_length, options.model)
         return model.float()  # weights saved in 16 bits would be computed with in 16
 
     def query_text(self, query_id: str) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from retrodistill.errors import InputError
+
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
@@ -67,6 +69,9 @@ class Lists:
         pick: `uniform` draws anew each epoch, `top` takes the best ranks.
         batch_size: queries a step.
         seed: of order and draws.
+
+    Raises:
+        InputError: there is not one score a candidate.
     """
 
     def __init__(
@@ -80,6 +85,11 @@ class Lists:
         batch_size: int,
         seed: int,
     ) -> None:
+        if teacher is not None and len(teacher) != len(candidates):
+            raise InputError(
+                f"teacher: got {len(teacher)} scores for {len(candidates)} candidates; "
+                "give one for each, in the order of the rows, NaN where there is none"
+            )
         self.candidates = candidates
         self.collection = collection
         self.documents = documents

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,11 +60,14 @@ def train(
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, a loss is not finite, or `out` holds
-            something that is no model of ours.
+        InputError: a loss needs labels or judgements and there are none, a loss is not finite, there is not one score
+            a candidate, a logger is not installed, or `out` holds something that is no model of ours.
     """
     refuse_to_replace(out)
     options = options or TrainOptions()
+    for logger in options.report_to:
+        if find_spec(logger) is None:
+            raise InputError(f"train.report_to: {logger} is not installed; pip install {logger}, or leave it out")
     lists = Lists(
         candidates,
         teacher,

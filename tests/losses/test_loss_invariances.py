@@ -8,6 +8,7 @@ from score_batches import LOSSES, make_batch, random_batch, value_and_gradient, 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from retrodistill.losses.batch import masked_log_softmax
 from retrodistill.losses.listwise import KL, InfoNCE
 from retrodistill.losses.pairwise import MarginMSE
 
@@ -157,6 +158,14 @@ def test_losses_of_16_bit_scores_are_float32(loss):
     rounded = replace(batch, student=half.student.float(), teacher=half.teacher.float())
     assert loss(half).dtype == torch.float32
     assert loss(half) == loss(rounded)
+
+
+def test_log_softmax_of_some_entries():
+    scores = torch.tensor([[1.0, 500.0, 1.0]], dtype=torch.bfloat16)
+    found = masked_log_softmax(scores, torch.tensor([[True, False, True]]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([[0.5, 1.0, 0.5]]).log())
+    assert not masked_log_softmax(scores, torch.zeros(1, 3, dtype=torch.bool)).any()
 
 
 @each_loss

@@ -42,7 +42,7 @@ def test_a_query_that_the_file_leaves_out_has_no_documents(run_file, collection)
 
 
 def test_a_file_without_any_of_the_queries_is_of_something_else(run_file, collection):
-    with pytest.raises(InputError, match=r"some\.trec: none of the 2 queries asked for is in it: it has 'q9'"):
+    with pytest.raises(InputError, match=r"some\.trec: none of the 2 queries asked for is in it"):
         run_file("q9 Q0 bread1 1 2.5 x").open(collection).search(["q-chess0", "q-storm0"], 5)
 
 

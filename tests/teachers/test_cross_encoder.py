@@ -126,6 +126,8 @@ def test_damaged_weights_are_told_with_the_folder(copy, toy):
 def test_weights_saved_in_16_bits_are_computed_with_in_32(copy, toy):
     weights = {name: weight.half() for name, weight in load_file(copy / "model.safetensors").items()}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
     judge = CrossEncoder(model=str(copy)).open(toy)
     assert {weight.dtype for weight in judge.model.parameters()} == {torch.float32}
 

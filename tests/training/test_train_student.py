@@ -17,7 +17,7 @@ from retrodistill.models import digest
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.objective import Objective
 from retrodistill.training.options import TrainOptions
-from retrodistill.training.train import describe, resolve_precision, train
+from retrodistill.training.train import describe, loss_line, resolve_precision, train
 
 SHORT = TrainOptions(epochs=1, batch_size=6, documents=4, precision="fp32", learning_rate=1e-3)
 
@@ -163,10 +163,20 @@ def test_the_fingerprint_changes_with_texts_candidates_judgements_and_the_studen
     assert len(digests) == 1 + len(others)
 
 
+def test_a_folder_of_something_else_is_refused_before_any_work(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr(Objective, "backward", None)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds something else, which would be replaced"):
+        train(**problem, out=tmp_path / "m", options=SHORT)
+    assert [path.name for path in tmp_path.rglob("*")] == ["m", "thesis.txt"]
+
+
 def test_what_others_find_at_the_place_changes_only_at_the_end(problem, tmp_path, monkeypatch):
     out = tmp_path / "m"
     out.mkdir()
-    (out / "precious").write_text("old")
+    for name in ("manifest.json", "precious"):
+        (out / name).write_text("{}")
     seen = []
     backward = Objective.backward
 
@@ -176,7 +186,7 @@ def test_what_others_find_at_the_place_changes_only_at_the_end(problem, tmp_path
 
     monkeypatch.setattr(Objective, "backward", watched)
     train(**problem, out=out, options=SHORT)
-    assert seen == [(["precious"], True)] * 2
+    assert seen == [(["manifest.json", "precious"], True)] * 2
     assert not (out / "precious").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
@@ -210,6 +220,19 @@ def test_a_loss_that_learns_from_labels_needs_them(problem, collection, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("count", [5, 240])
+def test_one_score_a_candidate(problem, tmp_path, count):
+    with pytest.raises(InputError, match=f"^teacher: got {count} scores for 120 candidates; give one for each"):
+        train(**{**problem, "teacher": np.resize(problem["teacher"], count)}, out=tmp_path / "m", options=SHORT)
+
+
+def test_a_logger_that_is_not_installed_is_told_before_any_work(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("retrodistill.training.train.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^train.report_to: trackio is not installed; pip install trackio"):
+        train(**problem, out=tmp_path / "m", options=SHORT.model_copy(update={"report_to": ("trackio",)}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_labels_alone_are_enough_for_infonce_and_a_teacher_alone_for_kl(problem, collection, tmp_path):
     train(**{**problem, "teacher": None, "losses": [InfoNCE()]}, out=tmp_path / "a", options=SHORT)
     train(**{**problem, "candidates": candidates_over(collection, labels=False)}, out=tmp_path / "b", options=SHORT)
@@ -220,6 +243,15 @@ def test_the_model_it_starts_from_is_left_as_it_is(problem, tiny_model, tmp_path
     train(**problem, out=tmp_path / "m", options=SHORT)
     digest.__globals__["_digest"].cache_clear()
     assert digest(str(tiny_model)) == before != digest(str(tmp_path / "m"))
+
+
+def test_it_trains_with_dropout(problem, tmp_path):
+    weights = []
+    for rate in (0.0, 0.5):
+        student = DenseStudent(model=problem["student"].model, layers=2, dropout=rate)
+        train(**{**problem, "student": student}, out=tmp_path / "m", options=SHORT)
+        weights.append((tmp_path / "m" / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
 
 
 def test_bf16_trains(problem, tmp_path):
@@ -237,6 +269,12 @@ def test_a_small_budget_of_tokens_trains_the_same(problem, tmp_path):
         train(**still, out=tmp_path / "m", options=SHORT.model_copy(update={"max_tokens": budget}))
         found.append(SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(["storm wind", "bread"]))
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
+def test_how_the_loss_went_in_words():
+    log = [{"loss": value} for value in (4, 2, 9, 9, 9, 9, 9, 9, 1.5, 0.5, 7)]
+    assert loss_line(log) == "loss 3.0000 in the first fifth, 3.7500 in the last"
+    assert loss_line(log[:1]) == "loss 4.0000 in the first fifth, 4.0000 in the last"
 
 
 def test_precision(monkeypatch):

@@ -25,7 +25,12 @@ def _small_chunks(monkeypatch):
 
 @pytest.fixture
 def batch(collection):
-    return lists_over(collection, batch_size=5).batch(1)
+    found = lists_over(collection, batch_size=5).batch(1)
+
+    def uneven(texts):  # so that chunks by length are not in the order of the texts
+        return [text + " and the storm" * (place * 7 % 5) for place, text in enumerate(texts)]
+
+    return replace(found, queries=uneven(found.queries), documents=uneven(found.documents))
 
 
 @pytest.fixture
