@@ -11,6 +11,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,23 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
+@cache
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+    """This machine, and the space its process numbers live in: two containers may share a name and a volume."""
+    with contextlib.suppress(OSError):
+        return f"{re.sub('[^A-Za-z0-9]', '', socket.gethostname())}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    return re.sub("[^A-Za-z0-9]", "", socket.gethostname())
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine that no longer live left half-written."""
-    for left in folder.glob(f".*.{_host()}-*.tmp"):
-        found = re.search(r"-(\d+)-[0-9a-f]{8}\.tmp$", left.name)
-        if found is None or _lives(int(found[1])):
+    """Tidy up after processes of this machine that no longer live: put back what they moved away, remove the rest."""
+    for left in folder.glob(f".*.{_host()}-*"):
+        found = re.fullmatch(rf"\.(.+)\.{re.escape(_host())}-(\d+)-[0-9a-f]{{8}}\.(tmp|old)", left.name)
+        if found is None or _lives(int(found[2])):
             continue
-        if left.is_dir():
+        if found[3] == "old" and not left.with_name(found[1]).exists():
+            left.rename(left.with_name(found[1]))
+        elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
@@ -83,7 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.exists():
-            old = _beside(path)
+            old = temporary.with_suffix(".old")
             path.rename(old)
             temporary.rename(path)
             shutil.rmtree(old)
@@ -105,10 +112,19 @@ def refuse_to_replace(folder: Path) -> None:
         raise InputError(f"{folder} holds something else, which would be replaced; name a new or an empty folder")
 
 
+def _plain(value: Any) -> Any:
+    """What JSON makes of paths and of numpy's numbers; anything else is a mistake of ours."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented, whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -119,7 +135,7 @@ def write_text(path: Path, text: str) -> None:
 
 def digest_of(value: Any) -> str:
     """SHA-256 (hex) of a JSON value, the same whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -278,14 +278,22 @@ def _model_at(model: type[BaseModel], place: Sequence[Any]) -> type[BaseModel] |
 
 
 def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
-    groups: dict[Place, Sequence[Part]] = {
+    several: dict[Place, Sequence[Part]] = {
         ("mine", "sources"): recipe.mine.sources,
+        ("mine", "filters"): recipe.mine.filters,
         ("score", "teachers"): recipe.score.teachers,
+        ("train", "losses"): recipe.train.losses,
         ("evaluate", "baselines"): recipe.evaluate.baselines,
     }
-    for place, parts in groups.items():
+    for place, parts in several.items():
         yield from (((*place, number), part) for number, part in enumerate(parts))
-    yield ("train", "student"), recipe.train.student
+    single: dict[Place, Part | None] = {
+        ("mine", "sampler"): recipe.mine.sampler,
+        ("score", "combine"): recipe.score.combine,
+        ("train", "student"): recipe.train.student,
+        ("index",): recipe.index,
+    }
+    yield from ((place, part) for place, part in single.items() if part is not None)
 
 
 def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
@@ -301,6 +309,11 @@ def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
             place: Place = ("train", "losses", number)
             said = f"{loss.kind} learns from a teacher, but score.teachers names none"
             yield f"{_where(place, lines)}{_dotted(place)}: {said}"
+    weights = getattr(recipe.score.combine, "weights", None)
+    if weights is not None and len(weights) != len(recipe.score.teachers):
+        place = ("score", "combine")
+        said = f"{len(weights)} weights for {len(recipe.score.teachers)} teachers; give one each"
+        yield f"{_where(place, lines)}{_dotted(place)}: {said}"
     for place, part in _parts(recipe):
         try:
             part.check()

@@ -36,6 +36,26 @@ def everything(folder):
 # Files
 
 
+def test_a_folder_that_was_moved_away_when_its_writer_was_killed_is_put_back(tmp_path):
+    code = (
+        "import os, sys, pathlib\n"
+        "from retrodistill.files import atomic_folder\n"
+        "rename = pathlib.Path.rename\n"
+        "def kill(path, target):\n"
+        "    rename(path, target)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "pathlib.Path.rename = kill\n"
+        "with atomic_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'new').touch()\n"
+    )
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False).returncode == -9
+    assert not (tmp_path / "a").exists()
+    write_text(tmp_path / "b.txt", "")
+    assert everything(tmp_path) == ["a", "a/old", "b.txt"]
+
+
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_stays(tmp_path):
     code = (
         "import os, sys, pathlib\n"

@@ -102,7 +102,8 @@ def mine(
         account.found[label] = sum(map(len, runs[label].values()))
     picked: dict[str, list[Candidate]] = {}
     for query in queries:
-        grades = qrels[query]
+        # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
+        grades = {doc: grade for doc, grade in qrels[query].items() if doc != query}
         merged = _merge({label: run[query] for label, run in runs.items()}, grades, account)
         labelled = [row for row in merged if row.label is not None]
         unlabelled = _filtered([row for row in merged if row.label is None], grades, filters, collection, account)
