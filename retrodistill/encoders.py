@@ -173,16 +173,19 @@ class DenseEncoder:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""
-        tokenizer, limit = self.model.tokenizer, self.model.max_seq_length or 512
-        if not hasattr(tokenizer, "pad_token"):  # a static embedding's tokenizer, which has no padding to save
-            return [min(len(text) // 4 + 1, limit) for text in texts]
-        found: list[int] = []
-        for start in range(0, len(texts), 4_096):
-            part = list(texts[start : start + 4_096])
-            found += map(
-                len, tokenizer(part, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
-            )
-        return found
+        return token_lengths(self.model, texts)
+
+
+def token_lengths(model: Any, texts: Sequence[str]) -> list[int]:
+    """How many tokens a SentenceTransformer reads of each text, truncation included."""
+    if not callable(model.tokenizer):  # a static embedding's, which cuts nothing off
+        return [len(found.ids) for found in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    found: list[int] = []
+    for start in range(0, len(texts), 4_096):
+        part = list(texts[start : start + 4_096])
+        encoded = model.tokenizer(part, truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
+        found += map(len, encoded["input_ids"])
+    return found
 
 
 def load_sentence_transformer(name: str, max_length: int | None, device: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices gain nothing from more
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Topic words; a document on a topic repeats its words, a query asks with some of them.

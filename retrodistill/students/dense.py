@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from retrodistill import models
-from retrodistill.encoders import Role, load_sentence_transformer
+from retrodistill.encoders import Role, load_sentence_transformer, token_lengths
 from retrodistill.errors import InputError
 from retrodistill.indexing.index import Emission
 from retrodistill.students.student import Student
@@ -67,19 +67,15 @@ class DenseStudent(Student):
             _cut(encoder, self.layers, self.model)
         if self.dropout is not None:
             _set_dropout(model, self.dropout)
-        if device == "cpu" and hasattr(encoder, "set_attn_implementation"):
-            # torch's fused attention for the CPU is slower than plain products when trained in bf16
+        short = model.max_seq_length is not None and model.max_seq_length <= 512
+        if device == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
+            # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
             encoder.set_attn_implementation("eager")
         return model
 
     def lengths(self, model: Any, texts: Sequence[str], role: Role) -> list[int]:
         """Tokens, truncation included."""
-        if not callable(model.tokenizer):  # a static embedding's, which cuts nothing off
-            return [len(found.ids) for found in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-        encoded = model.tokenizer(
-            list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False
-        )
-        return [len(ids) for ids in encoded["input_ids"]]
+        return token_lengths(model, texts)
 
     def embed(self, model: Any, texts: Sequence[str], role: Role) -> Tensor:
         """Vectors, shape (texts, dimensions), of unit length where the model compares by cosine."""

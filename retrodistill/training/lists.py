@@ -27,6 +27,8 @@ class Batch:
         teacher: float32 (Q, D); NaN where there is no judgement.
         positive: bool (Q, D); labelled relevant to the query, mined for it or not.
         own: bool (Q, D); picked for the query.
+        valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
+            the query itself, or says what one of its positives says.
     """
 
     queries: list[str]
@@ -34,6 +36,7 @@ class Batch:
     teacher: np.ndarray
     positive: np.ndarray
     own: np.ndarray
+    valid: np.ndarray
 
     def split(self, query_tokens: Sequence[int], document_tokens: Sequence[int], budget: int) -> Iterator[Batch]:
         """Cut into batches of whole queries with their own documents, within `budget` tokens where one query is."""
@@ -53,6 +56,7 @@ class Batch:
             teacher=self.teacher[rows, columns],
             positive=self.positive[rows, columns],
             own=self.own[rows, columns],
+            valid=self.valid[rows, columns],
         )
 
 
@@ -129,18 +133,24 @@ class Lists:
                 columns.setdefault(self._doc_ids[row], len(columns))
         shape = (len(chosen), len(columns))
         teacher = np.full(shape, np.nan, dtype=np.float32)
-        positive, own = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        positive, own, valid = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
+        texts = [self.collection.corpus.text(doc) for doc in columns]
         for place, (query, rows) in enumerate(zip(chosen, picked, strict=True)):
             here = [columns[self._doc_ids[row]] for row in rows]
             own[place, here] = True
             teacher[place, here] = self._teacher[rows]
-            positive[place, [columns[doc] for doc in self._relevant_to(int(query)) if doc in columns]] = True
+            relevant = self._relevant_to(int(query))
+            positive[place, [columns[doc] for doc in relevant if doc in columns]] = True
+            said = {self.collection.corpus.text(doc) for doc in relevant}
+            valid[place] = [text not in said for text in texts] | positive[place]
+            valid[place, [columns[doc] for doc in (self.queries[query],) if doc in columns]] = False
         return Batch(
             queries=[self.collection.queries.text(self.queries[query]) for query in chosen],
-            documents=[self.collection.corpus.text(doc) for doc in columns],
+            documents=texts,
             teacher=teacher,
             positive=positive,
             own=own,
+            valid=valid,
         )
 
     def _rows(self, query: int) -> np.ndarray:

@@ -169,7 +169,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         judged=judged,
         positive=tensor(batch.positive),
         own=tensor(batch.own),
-        valid=torch.ones_like(judged),
+        valid=tensor(batch.valid),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,8 @@ def train(
         InputError: a loss needs labels or judgements and there are none, a loss is not finite, there is not one score
             a candidate, a logger is not installed, or `out` holds something that is no model of ours.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("training in several processes is not supported yet; start it without torchrun")
     refuse_to_replace(out)
     options = options or TrainOptions()
     for logger in options.report_to:
@@ -101,6 +104,8 @@ def train(
     }
     with atomic_folder(out) as folder:
         cast("Student", student).save(model, folder)
+        if (partial / "runs").is_dir():  # what loggers such as TensorBoard wrote
+            shutil.copytree(partial / "runs", folder / "logs")
         write_json(folder / "manifest.json", manifest)
     shutil.rmtree(partial)
     return manifest
@@ -116,11 +121,14 @@ def describe(
     options: TrainOptions,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything that decides the trained weights; how much is held in memory and how often it is saved do not."""
+    """Everything that decides the trained weights; how often they are saved and who is told do not.
+
+    `max_tokens` does, in the last bits and through dropout's draws, although not in what is computed.
+    """
     return {
         "student": cast("Student", student).identity,
         "losses": [loss.model_dump() for loss in losses],
-        "options": options.model_dump(exclude={"checkpoint_every", "max_tokens", "report_to"}),
+        "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
         "teacher": None if teacher is None else hashlib.sha256(teacher.tobytes()).hexdigest(),
         "texts": collection.digest,

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from retrodistill import console
+from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
     from retrodistill.training.lists import Lists
@@ -96,6 +97,12 @@ class StudentTrainer(Trainer):
         """Compute one batch and its gradient."""
         model.train()
         parts = self.objective.backward(self.lists.batch(int(inputs["number"])))
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if not torch.isfinite(nn.utils.get_total_norm(gradients)):
+            raise InputError(
+                f"the gradient at step {self.state.global_step + 1} is not finite although the loss is; a lower "
+                "learning_rate or precision=fp32 may help. The last checkpoint is kept"
+            )
         self._window.append(parts)
         return torch.tensor(parts["loss"], device=self.args.device)
 

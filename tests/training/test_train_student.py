@@ -135,10 +135,10 @@ def test_the_rate_rises_and_falls(problem, tmp_path):
         ({"teacher": None}, False),
         *(({"options": SHORT.model_copy(update={name: value})}, False) for name, value in [
          ("epochs", 2), ("max_steps", 1), ("batch_size", 4), ("documents", 5), ("pick", "top"), ("precision", "bf16"),
-         ("learning_rate", 1e-4), ("warmup", 0.5), ("schedule", "cosine"), ("weight_decay", 0.1), ("max_grad_norm", 0),
+         ("learning_rate", 1e-4), ("warmup", 0.5), ("schedule", "cosine"), ("weight_decay", 0.1), ("max_grad_norm", 0), ("max_tokens", 5),
         ]),
         *(({"options": SHORT.model_copy(update={name: value})}, True) for name, value in [
-            ("max_tokens", 5), ("checkpoint_every", 3), ("report_to", ("wandb",)),
+            ("checkpoint_every", 3), ("report_to", ("wandb",)),
         ]),
     ],
 )  # fmt: skip

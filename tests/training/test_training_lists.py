@@ -4,12 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_over, teacher_over
 
+from retrodistill.candidates import Candidates
+from retrodistill.collections import Collection, Texts
 from retrodistill.training.lists import Batch, Lists
 
 
 def same(first, second):
     assert (first.queries, first.documents) == (second.queries, second.documents)
-    for name in ("teacher", "positive", "own"):
+    for name in ("teacher", "positive", "own", "valid"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -121,6 +123,24 @@ def test_a_positive_that_was_not_picked_is_positive_but_not_own():
     assert np.isnan(by_id(batch, "teacher")["a", left])
 
 
+def test_a_query_itself_and_what_says_the_same_as_its_positive_are_no_negatives():
+    corpus = Texts.documents("c", [("p", "", "said"), ("twin", "", "said"), ("a", "", "the query"), ("x", "", "other")])
+    queries = Texts.queries("c", [("a", "the query"), ("b", "another")])
+    found = {
+        "a": [("p", "s", 1, 1.0, 1), ("x", "s", 2, 0.5, None)],
+        "b": [(d, "s", 1, 1.0, None) for d in ("twin", "a", "x")],
+    }
+    lists = Lists(
+        Candidates.of(found), None, Collection("c", corpus, queries, {}), documents=8, pick="top", batch_size=2, seed=0
+    )
+    batch = lists.batch(0)
+    row = batch.queries.index("the query")
+    valid = {(text, bool(value)) for text, value in zip(batch.documents, batch.valid[row], strict=True)}
+    assert valid == {("said", True), ("said", False), ("the query", False), ("other", True)}
+    assert batch.valid[1 - row].all()
+    assert batch.positive[row].sum() == 1 and (batch.positive & batch.valid)[row].sum() == 1
+
+
 @pytest.mark.parametrize("documents", [2, 3])
 def test_many_positives_leave_a_place_for_a_negative(documents):
     rows = {"a": [*(Listed(f"p{n}", 1) for n in range(5)), Listed("x"), Listed("y", 0)]}
@@ -154,6 +174,7 @@ def batches(draw):
         teacher=np.where(own, generator.normal(size=own.shape), np.nan).astype(np.float32),
         positive=generator.random(own.shape) < 0.3,
         own=own,
+        valid=generator.random(own.shape) < 0.8,
     ), generator
 
 
@@ -164,7 +185,7 @@ def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
     query_tokens, document_tokens = (generator.integers(1, 20, size) for size in batch.own.shape)
     groups = list(batch.split(query_tokens.tolist(), document_tokens.tolist(), budget))
     assert [query for group in groups for query in group.queries] == batch.queries
-    whole = {name: by_id(batch, name) for name in ("teacher", "positive", "own")}
+    whole = {name: by_id(batch, name) for name in ("teacher", "positive", "own", "valid")}
     tokens = dict(zip(batch.queries + batch.documents, [*query_tokens, *document_tokens], strict=True))
     for group in groups:
         assert own_documents(group) == {query: own_documents(batch)[query] for query in group.queries}
@@ -179,7 +200,7 @@ def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
 
 def test_a_split_takes_as_many_queries_as_the_budget_allows():
     own = np.eye(4, dtype=bool)
-    batch = Batch(list("abcd"), list("wxyz"), np.zeros((4, 4), dtype=np.float32), own, own)
+    batch = Batch(list("abcd"), list("wxyz"), np.zeros((4, 4), dtype=np.float32), own, own, own)
     assert [group.queries for group in batch.split([1] * 4, [9] * 4, 20)] == [["a", "b"], ["c", "d"]]
     assert [group.queries for group in batch.split([1] * 4, [9] * 4, 19)] == [["a"], ["b"], ["c"], ["d"]]
     assert [group.queries for group in batch.split([1] * 4, [9] * 4, 40)] == [["a", "b", "c", "d"]]
