@@ -125,6 +125,21 @@ class Candidates:
         """The document id of each row."""
         return self.table.column("doc_id").to_pylist()
 
+    def rows_of(self, column: str, ids: Sequence[str]) -> np.ndarray:
+        """Where each row's query or document stands in a list of ids, without a Python string a row: int64 (rows,).
+
+        Raises:
+            InputError: an id is not in the list.
+        """
+        found = pc.index_in(self.table.column(column), value_set=pa.array(ids, pa.string()))
+        missing = _first(pc.is_null(found))
+        if missing is not None:
+            raise InputError(
+                f"candidates: {column} {self.table[column][missing].as_py()!r} is not in the collection; "
+                "were they mined from another one?"
+            )
+        return found.to_numpy().astype(np.int64)
+
     @cached_property
     def ranks(self) -> np.ndarray:
         """Best rank over the sources, from 1; 0 where no source found the document: int32, shape (rows,)."""

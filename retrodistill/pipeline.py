@@ -20,7 +20,7 @@ from retrodistill.files import atomic_folder, digest_of, write_json, write_text
 from retrodistill.mining.mine import mine
 from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
-from retrodistill.retrieval.dense import Dense
+from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.runs import Run, read_run, write_run
 from retrodistill.scores.store import ScoreStore
@@ -157,7 +157,7 @@ class _Walk:
         )
 
     def _index(self) -> None:
-        retriever = Dense(model=str(self.folder / "train"))
+        retriever = cast(EncoderRetriever, steps.as_retriever(str(self.folder / "train")))
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
@@ -200,7 +200,10 @@ class _Walk:
         makers: dict[str, tuple[Any, Callable[[], tuple[Evaluation, Run]]]] = {}
         if options.before:
             before = self._before()
-            makers["before"] = (models.digest(before), partial(self._system, "student before", Dense(model=before)))
+            makers["before"] = (
+                models.digest(before),
+                partial(self._system, "student before", steps.as_retriever(before)),
+            )
         makers["student"] = (digest_of(run), partial(self._measured, "student after", run, details))
         if options.teacher and self.recipe.score.teachers:
             score, sources = self.recipe.score, self.recipe.mine.sources

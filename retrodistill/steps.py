@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from retrodistill import models
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection
 from retrodistill.errors import InputError
@@ -15,6 +16,7 @@ from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
 from retrodistill.mining.mine import mine
 from retrodistill.registry import Part, build, expand, table
+from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
 from retrodistill.scores.store import ScoreStore
@@ -25,15 +27,25 @@ if TYPE_CHECKING:
 
 
 def retriever_spec(system: str) -> dict[str, Any]:
-    """What a system on the command line stands for: a retriever in its short form, or the name of a bi-encoder."""
+    """What a system on the command line stands for: a retriever in its short form, or the name of a model."""
     kind = system.partition(":")[0]
     if kind in table("retriever") or ("." in kind and ":" in system and "/" not in kind):
         return expand("retriever", system)
-    return {"kind": "dense", "model": system}
+    return {"kind": _kind_that_reads(models.model_type(system)), "model": system}
+
+
+def _kind_that_reads(model_type: str) -> str:
+    """The retriever for a class of sentence-transformers models; `dense`, which refuses it by name, where none is."""
+    kinds = {
+        part.encoder_class.model_type: kind
+        for kind, part in table("retriever").items()
+        if issubclass(part, EncoderRetriever)
+    }
+    return kinds.get(model_type, "dense")
 
 
 def as_retriever(system: str | Part) -> Part:
-    """A retriever from its short form, a bi-encoder's name, or itself."""
+    """A retriever from its short form, a model's name, or itself."""
     return system if isinstance(system, Part) else build("retriever", retriever_spec(system))
 
 
@@ -50,7 +62,7 @@ def evaluate(
     """Search for a split's queries and measure what is found, by BEIR's protocol.
 
     Args:
-        system: a retriever, its short form (`bm25`, `run:FILE`, `index:FOLDER`) or a bi-encoder's name.
+        system: a retriever, its short form (`bm25`, `run:FILE`, `index:FOLDER`) or a model's name.
         collection: what is searched.
         split: whose queries and judgements count.
         metrics: ir_measures names.

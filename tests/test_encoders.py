@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from retrodistill.encoders import DenseEncoder, autocast, device_of, load_sentence_transformer, token_batches
+from retrodistill.encoders import TOKENS_A_BATCH, DenseEncoder, autocast, device_of, load_model, token_batches
 from retrodistill.errors import InputError
 
 TEXTS = [
@@ -82,7 +82,7 @@ def test_the_same_call_gives_the_same_bits(encoder):
 def test_however_small_the_batches(encoder, monkeypatch):
     whole = encoder.encode(TEXTS, "document")
     done = []
-    monkeypatch.setattr("retrodistill.encoders.TOKENS_A_BATCH", {"cpu": 16})
+    monkeypatch.setitem(TOKENS_A_BATCH, "cpu", 16)
     np.testing.assert_allclose(encoder.encode(TEXTS, "document", done.append), whole, atol=1e-5)
     assert sum(done) == len(TEXTS)
     assert len(done) > 4
@@ -133,7 +133,7 @@ def test_max_length_cuts_texts(tiny_model, reference):
 
 
 def test_max_length_beyond_the_positions_is_refused(tiny_model):
-    assert load_sentence_transformer(str(tiny_model), 64, "cpu").max_seq_length == 64
+    assert load_model(str(tiny_model), "SentenceTransformer", 64, "cpu").max_seq_length == 64
     with pytest.raises(InputError, match=r"max_length: 65 is longer than the 64 positions of .*; use <= 64"):
         _ = DenseEncoder(str(tiny_model), max_length=65, device="cpu").model
 
@@ -212,7 +212,7 @@ def test_nan_in_the_weights(copy):
     weights["encoder.layer.1.output.dense.weight"][0, 0] = torch.nan
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        InputError, match=r"copy' gives no finite vector for the document 'storm'; its weights are damaged"
+        InputError, match=r"copy' gives no finite vector for the document '.*'; its weights are damaged"
     ):
         DenseEncoder(str(copy), device="cpu").encode(TEXTS, "document")
 

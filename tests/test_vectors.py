@@ -20,6 +20,7 @@ class Counting:
     """An encoder whose vectors are known, and that remembers what it was asked; it fails at text `until`."""
 
     model = None
+    dimensions = 2
 
     def __init__(self, until=10**6, **identity):
         self.identity = {"kind": "counting", **identity}

@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
     """Measure SYSTEM on a collection by BEIR's protocol.
 
-    SYSTEM is a bi-encoder's folder or name, bm25, index:FOLDER, run:FILE or random. KEY=VALUE sets its options.
+    SYSTEM is a a model's folder or name, bm25, index:FOLDER, run:FILE or random. KEY=VALUE sets its options.
 
     \b
     Examples:

@@ -149,7 +149,7 @@ def train(
 @options.out("The index's folder.")
 @options.settings
 def index(model: str, data: str, index_spec: str, out: Path, settings: tuple[str, ...]) -> None:
-    """Encode a collection with MODEL, a bi-encoder, and index it. KEY=VALUE sets the encoder, such as max_length=256.
+    """Encode a collection with MODEL and index it. KEY=VALUE sets the encoder, such as max_length=256.
 
     \b
     Example:
@@ -158,13 +158,13 @@ def index(model: str, data: str, index_spec: str, out: Path, settings: tuple[str
     from retrodistill import steps
     from retrodistill.collections import open_collection
     from retrodistill.recipe import part
-    from retrodistill.retrieval.dense import Dense
+    from retrodistill.retrieval.encoded import EncoderRetriever
     from retrodistill.retrieval.indexed import write_index
 
     made = part("index", index_spec)
     retriever = part("retriever", steps.retriever_spec(model), settings)
-    if not isinstance(retriever, Dense):
-        raise InputError(f"{model!r} is no bi-encoder; give the folder or the name of one")
+    if not isinstance(retriever, EncoderRetriever):
+        raise InputError(f"{model!r} encodes no texts; give the folder or the name of a retriever's model")
     manifest = write_index(retriever, made, open_collection(data), out)
     click.echo(f"{out}: {manifest['documents']:,} documents, {manifest['details']['index_bytes'] / 1e6:,.1f} MB")
 

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from retrodistill import console
+from retrodistill.emissions import Emission
 from retrodistill.errors import nearest
-from retrodistill.indexing.index import Emission
 from retrodistill.registry import Part
 
 StopWords = Literal[

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from retrodistill.emissions import Emission
 from retrodistill.errors import InputError
-from retrodistill.indexing.index import BuiltIndex, Emission, Index
+from retrodistill.indexing.index import BuiltIndex, Index
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrodistill import console
+from retrodistill.emissions import Emission, Vectors
 from retrodistill.errors import InputError
 from retrodistill.registry import Part
 from retrodistill.runs import id_order, top_rows
-
-Emission = Literal["dense", "sparse", "multi", "text"]
 
 
 class BuiltIndex(Protocol):
@@ -30,7 +29,7 @@ class BuiltIndex(Protocol):
     def bytes(self) -> int:
         """What it takes in memory."""
 
-    def nearest(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, queries: Any, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores (float32) and rows (int64) of the best documents, each of shape (queries, min(depth, size))."""
 
     def save(self, folder: Path) -> None:
@@ -46,15 +45,15 @@ class Index(Part):
     accepts: ClassVar[Emission]
 
     @abstractmethod
-    def build(self, vectors: np.ndarray) -> BuiltIndex:
-        """Index vectors, shape (documents, dimensions), compared by inner product."""
+    def build(self, vectors: Any) -> BuiltIndex:
+        """Index vectors of the kind that it accepts, as `Encoder.encode` gives them."""
 
     @abstractmethod
     def load(self, folder: Path) -> BuiltIndex:
         """Open what `BuiltIndex.save` wrote."""
 
 
-def search(built: BuiltIndex, ids: Sequence[str], queries: np.ndarray, depth: int) -> list[dict[str, float]]:
+def search(built: BuiltIndex, ids: Sequence[str], queries: Vectors, depth: int) -> list[dict[str, float]]:
     """The best documents of each query by id, ties broken as trec_eval does.
 
     More than `depth` are asked for, as many as it takes to see the end of the documents that are equal at the cut:

@@ -54,6 +54,10 @@ class Loss(Part):
     needs_labels: ClassVar[bool] = False
     weight: float = Field(1.0, ge=0)
 
+    def weight_at(self, progress: float) -> float:
+        """The weight when a share `progress` of the training, 0 to 1, is done."""
+        return self.weight
+
     @property
     def in_batch(self) -> bool:
         """Other queries' documents matter, so that a batch cannot be cut into parts without changing the loss."""

@@ -10,7 +10,7 @@ from retrodistill.errors import InputError
 from retrodistill.files import atomic_folder, refuse_to_replace, write_json
 from retrodistill.indexing.index import Index, load_ids, save_ids
 from retrodistill.registry import Part, build
-from retrodistill.retrieval.dense import Dense, DenseSearcher
+from retrodistill.retrieval.encoded import EncoderRetriever, EncoderSearcher
 from retrodistill.retrieval.retriever import Retriever
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 
 
 def write_index(
-    retriever: Dense, index: Part, collection: Collection, folder: Path, extra: dict[str, Any] | None = None
+    retriever: EncoderRetriever, index: Part, collection: Collection, folder: Path, extra: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Encode a collection, index it and keep the index in a folder that says what it was made of.
 
@@ -28,13 +28,15 @@ def write_index(
         The manifest.
 
     Raises:
-        InputError: the index does not take dense vectors, or the folder holds something else.
+        InputError: the index does not take what the model emits, or the folder holds something else.
     """
     refuse_to_replace(folder)
     part = cast(Index, index)
-    if part.accepts != "dense":
+    emits = retriever.encoder_class.emits
+    if part.accepts != emits:
         raise InputError(
-            f"index {part.kind} accepts {part.accepts}, but {retriever.label} emits dense vectors; use flat"
+            f"index {part.kind} accepts {part.accepts}, but {retriever.label} emits {emits}; "
+            f"use {retriever.exact_index.kind}"
         )
     searcher = retriever.open(collection)
     built = part.build(searcher.document_vectors)
@@ -71,7 +73,7 @@ class Indexed(Retriever):
                 f"{self.path} holds no index; `retrodistill index MODEL --data DIR --out {self.path}` writes one"
             )
 
-    def open(self, collection: Collection) -> DenseSearcher:
+    def open(self, collection: Collection) -> EncoderSearcher:
         """Load the index.
 
         Raises:
@@ -81,8 +83,8 @@ class Indexed(Retriever):
         manifest = models.read_json(self.path / MANIFEST)
         try:
             retriever = build("retriever", manifest["retriever"])
-            if not isinstance(retriever, Dense):
-                raise ValueError(f"{retriever.label} is no bi-encoder")
+            if not isinstance(retriever, EncoderRetriever):
+                raise ValueError(f"{retriever.label} has no encoder")
             part = cast(Index, build("index", manifest["index"]))
             corpus, encoder = manifest["corpus"], manifest["encoder"]
         except (InputError, KeyError, ValueError) as error:

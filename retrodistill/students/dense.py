@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from retrodistill import models
-from retrodistill.encoders import Role, load_sentence_transformer, token_lengths
+from retrodistill.emissions import Emission
+from retrodistill.encoders import load_model
+from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
-from retrodistill.indexing.index import Emission
-from retrodistill.students.student import Student
+from retrodistill.students.embedded import Embedded
+from retrodistill.students.student import Student, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,7 +60,7 @@ class DenseStudent(Student):
             InputError: the model is none, or has not the layers asked for.
         """
         self.check()
-        model = load_sentence_transformer(self.model, self.max_length, device)
+        model = load_model(self.model, "SentenceTransformer", self.max_length, device)
         if model.similarity_fn_name not in ("cosine", "dot"):
             raise InputError(
                 f"model {self.model!r} compares vectors by {model.similarity_fn_name!r}; a student learns cosine or dot"
@@ -73,22 +76,24 @@ class DenseStudent(Student):
             encoder.set_attn_implementation("eager")
         return model
 
-    def lengths(self, model: Any, texts: Sequence[str], role: Role) -> list[int]:
-        """Tokens, truncation included."""
-        return token_lengths(model, texts)
+    def reading(self, model: Any) -> dict[str, Any]:
+        """Tokenizer, length and prompts."""
+        return reading(model)
 
-    def embed(self, model: Any, texts: Sequence[str], role: Role) -> Tensor:
+    def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
+        """As the SentenceTransformer itself does."""
+        return tokenize(model, texts, role)
+
+    def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
         """Vectors, shape (texts, dimensions), of unit length where the model compares by cosine."""
-        from sentence_transformers.util import batch_to_device
         from torch.nn.functional import normalize
 
-        features = model.preprocess(list(texts), prompt=model.prompts.get(role) or None)
-        vectors = model(batch_to_device(features, model.device))["sentence_embedding"].float()
-        return normalize(vectors, dim=-1) if model.similarity_fn_name == "cosine" else vectors
+        vectors = model(features(model, tokens, role))["sentence_embedding"].float()
+        return Embedded(normalize(vectors, dim=-1) if model.similarity_fn_name == "cosine" else vectors)
 
-    def score(self, queries: Tensor, documents: Tensor) -> Tensor:
+    def score(self, queries: Embedded, documents: Embedded) -> Tensor:
         """Inner products."""
-        return queries @ documents.T
+        return queries.values @ documents.values.T
 
     def save(self, model: Any, folder: Path) -> None:
         """Modules, tokenizer, prompts and similarity."""

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from retrodistill.encoders import Role
-from retrodistill.indexing.index import Emission
+import numpy as np
+
+from retrodistill.emissions import Emission
 from retrodistill.registry import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from retrodistill.students.embedded import Embedded
+
+Tokens = Sequence[np.ndarray]  # a text or a pair each: integers, whose last axis is the tokens that the model reads
+
+
+class Penalty(NamedTuple):
+    """What a student adds to the losses: its value, without the weight, and the weight at this point of training."""
+
+    name: str
+    value: Tensor
+    weight: float
+
 
 class Student(Part):
-    """A model that learns. It never asks which loss trains it."""
+    """A model that learns. It never asks which loss trains it.
+
+    Training tokenises queries and documents once (`tokenize`), makes of a batch's tokens what the model reads
+    (`items`), has that embedded in chunks of like length (`embed`) and the whole scored (`scores`). A bi-encoder reads
+    queries and documents; a cross-encoder overrides `items`, `costs` and `scores` to read pairs of them.
+    """
 
     emits: ClassVar[Emission]
     argument: ClassVar[str | None] = "model"
@@ -25,24 +43,70 @@ class Student(Part):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything that decides what the student starts from."""
+        """Everything that decides what the student starts from and how it is trained."""
 
     @abstractmethod
     def load(self, device: str) -> Any:
         """The model to train, an `nn.Module`, as it is before training."""
 
     @abstractmethod
-    def lengths(self, model: Any, texts: Sequence[str], role: Role) -> list[int]:
-        """How many tokens of each text the model reads: what batches are packed by."""
+    def reading(self, model: Any) -> dict[str, Any]:
+        """Everything that decides what `tokenize` gives: students that share it share their tokens on disk."""
 
     @abstractmethod
-    def embed(self, model: Any, texts: Sequence[str], role: Role) -> Tensor:
-        """What the model makes of texts, with gradients; first axis: texts."""
+    def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
+        """The tokens that the model reads of each text, int32 (tokens,), prompt and truncation included."""
 
     @abstractmethod
-    def score(self, queries: Tensor, documents: Tensor) -> Tensor:
+    def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
+        """What the model makes of a few items, with gradients; called with items of like length."""
+
+    @abstractmethod
+    def score(self, queries: Embedded, documents: Embedded) -> Tensor:
         """Scores of all pairs, shape (queries, documents)."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None:
         """Write the model as plain sentence-transformers, which loads it with nothing of ours installed."""
+
+    def items(self, model: Any, queries: Tokens, documents: Tokens, own: np.ndarray) -> dict[str, Tokens]:
+        """What is embedded for a batch, by role.
+
+        Args:
+            model: the model.
+            queries: tokens of Q queries.
+            documents: tokens of D documents.
+            own: bool (Q, D), which documents stand against which query.
+        """
+        return {"query": queries, "document": documents}
+
+    def costs(self, items: Mapping[str, Tokens], own: np.ndarray) -> np.ndarray:
+        """Tokens that each query needs with its own documents, (Q,): what batches are cut by."""
+        queries, documents = (np.array([item.shape[-1] for item in items[role]]) for role in ("query", "document"))
+        return queries + own @ documents
+
+    def scores(self, embedded: Mapping[str, Embedded], own: np.ndarray) -> Tensor:
+        """The score matrix of a batch, float32 (Q, D); where `own` is false a cross-encoder has 0."""
+        return self.score(embedded["query"], embedded["document"])
+
+    @property
+    def looks_across(self) -> bool:
+        """What it adds to the losses depends on the whole batch, which then cannot be cut into groups of queries."""
+        return False
+
+    def penalties(self, embedded: Mapping[str, Embedded], progress: float) -> Sequence[Penalty]:
+        """What is added to the losses, such as a FLOPS regulariser.
+
+        Args:
+            embedded: of the whole batch, by role.
+            progress: the share of the steps that are done, 0 to 1.
+        """
+        return ()
+
+    def watch(self, embedded: Mapping[str, Embedded]) -> dict[str, float]:
+        """What is logged of a batch beside the losses.
+
+        Raises:
+            InputError: the student has collapsed; with the reason and the remedy.
+        """
+        return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -22,8 +22,8 @@ class Batch:
     """Q queries and the D documents that stand against any of them, each once.
 
     Attributes:
-        queries: Q texts.
-        documents: D texts.
+        queries: int64 (Q,), rows of the collection's queries.
+        documents: int64 (D,), rows of its corpus.
         teacher: float32 (Q, D); NaN where there is no judgement.
         positive: bool (Q, D); labelled relevant to the query, mined for it or not.
         own: bool (Q, D); picked for the query.
@@ -31,19 +31,23 @@ class Batch:
             the query itself, or says what one of its positives says.
     """
 
-    queries: list[str]
-    documents: list[str]
+    queries: np.ndarray
+    documents: np.ndarray
     teacher: np.ndarray
     positive: np.ndarray
     own: np.ndarray
     valid: np.ndarray
 
-    def split(self, query_tokens: Sequence[int], document_tokens: Sequence[int], budget: int) -> Iterator[Batch]:
-        """Cut into batches of whole queries with their own documents, within `budget` tokens where one query is."""
-        cost = np.asarray(query_tokens) + self.own @ np.asarray(document_tokens)
+    def split(self, costs: np.ndarray, budget: int) -> Iterator[Batch]:
+        """Cut into batches of whole queries with their own documents, within `budget` tokens where one query is.
+
+        Args:
+            costs: tokens that each query needs with its documents, (Q,).
+            budget: tokens a batch.
+        """
         start = 0
         for stop in range(1, len(self.queries) + 1):
-            if stop == len(self.queries) or cost[start : stop + 1].sum() > budget:
+            if stop == len(self.queries) or costs[start : stop + 1].sum() > budget:
                 yield self._only(slice(start, stop))
                 start = stop
 
@@ -52,7 +56,7 @@ class Batch:
         return replace(
             self,
             queries=self.queries[rows],
-            documents=[self.documents[column] for column in columns],
+            documents=self.documents[columns],
             teacher=self.teacher[rows, columns],
             positive=self.positive[rows, columns],
             own=self.own[rows, columns],
@@ -100,11 +104,16 @@ class Lists:
         self.pick = pick
         self.batch_size = batch_size
         self.seed = seed
-        self.queries = candidates.queries
-        self._doc_ids = candidates.doc_ids
+        self.queries = candidates.rows_of("query_id", collection.queries.ids)[candidates.offsets[:-1]]
+        self._docs = candidates.rows_of("doc_id", collection.corpus.ids)
         self._offsets = candidates.offsets
         self._relevant = np.nan_to_num(candidates.labels, nan=0.0) > 0
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
+
+    @property
+    def document_rows(self) -> np.ndarray:
+        """Every document that may come into a batch: int64 rows of the corpus, each once."""
+        return np.unique(self._docs)
 
     @property
     def batches_an_epoch(self) -> int:
@@ -127,26 +136,26 @@ class Lists:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.queries))
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
         picked = [self._pick(int(query), epoch) for query in chosen]
-        columns: dict[str, int] = {}
-        for rows in picked:
-            for row in rows:
-                columns.setdefault(self._doc_ids[row], len(columns))
-        shape = (len(chosen), len(columns))
+        documents, places = _first_of_each(self._docs[np.concatenate(picked)])
+        shape = (len(chosen), len(documents))
         teacher = np.full(shape, np.nan, dtype=np.float32)
         positive, own, valid = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
-        texts = [self.collection.corpus.text(doc) for doc in columns]
-        for place, (query, rows) in enumerate(zip(chosen, picked, strict=True)):
-            here = [columns[self._doc_ids[row]] for row in rows]
+        texts = self.collection.corpus.texts(documents)
+        ids = [self.collection.corpus.ids[row] for row in documents]
+        stops = np.cumsum([len(rows) for rows in picked])
+        for place, (query, rows, stop) in enumerate(zip(chosen, picked, stops, strict=True)):
+            here = places[stop - len(rows) : stop]
             own[place, here] = True
             teacher[place, here] = self._teacher[rows]
             relevant = self._relevant_to(int(query))
-            positive[place, [columns[doc] for doc in relevant if doc in columns]] = True
-            said = {self.collection.corpus.text(doc) for doc in relevant}
+            positive[place] = np.isin(documents, relevant)
+            said = set(self.collection.corpus.texts(relevant))
             valid[place] = [text not in said for text in texts] | positive[place]
-            valid[place, [columns[doc] for doc in (self.queries[query],) if doc in columns]] = False
+            query_id = self.collection.queries.ids[self.queries[query]]
+            valid[place] &= np.array([doc != query_id for doc in ids])
         return Batch(
-            queries=[self.collection.queries.text(self.queries[query]) for query in chosen],
-            documents=texts,
+            queries=self.queries[chosen],
+            documents=documents,
             teacher=teacher,
             positive=positive,
             own=own,
@@ -156,9 +165,9 @@ class Lists:
     def _rows(self, query: int) -> np.ndarray:
         return np.arange(self._offsets[query], self._offsets[query + 1])
 
-    def _relevant_to(self, query: int) -> list[str]:
+    def _relevant_to(self, query: int) -> np.ndarray:
         rows = self._rows(query)
-        return [self._doc_ids[row] for row in rows[self._relevant[rows]]]
+        return self._docs[rows[self._relevant[rows]]]
 
     def _pick(self, query: int, epoch: int) -> np.ndarray:
         rows = self._rows(query)
@@ -176,3 +185,12 @@ class Lists:
         else:
             others = np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
         return np.concatenate([positive, others])
+
+
+def _first_of_each(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row once in the order of first appearance, and for each given row its place there."""
+    unique, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    places = np.empty(len(unique), dtype=np.int64)
+    places[order] = np.arange(len(unique))
+    return unique[order], places[inverse]

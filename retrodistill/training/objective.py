@@ -1,20 +1,36 @@
-"""One training step: texts to vectors to a score matrix to losses, and back, within a budget of tokens."""
+"""One training step: tokens to vectors to a score matrix to losses, and back, within a budget of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from retrodistill.encoders import TOKENS_A_BATCH, Precision, Role, autocast, token_batches
+from retrodistill.encoders import Precision, autocast, token_batches
+from retrodistill.encoders.common import tokens_a_batch
 from retrodistill.errors import InputError
 from retrodistill.losses.batch import Loss, ScoreBatch
+from retrodistill.students.embedded import Embedded
+from retrodistill.training.workers import Workers
 
 if TYPE_CHECKING:
-    from retrodistill.students.student import Student
+    from retrodistill.students.student import Student, Tokens
     from retrodistill.training.lists import Batch
+
+TokensOf = Callable[[str, np.ndarray], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Items of one role and of like length that are embedded together."""
+
+    role: str
+    rows: Tensor  # where they stand among the role's items
+    tokens: Tokens
 
 
 class Objective:
@@ -23,136 +39,192 @@ class Objective:
     The gradient is the same however a batch is computed; what differs is what is held in memory:
 
     - a batch within `max_tokens` is computed at once;
-    - a larger one, where no loss looks at other queries' documents, goes through in groups of whole queries;
+    - a larger one, where nothing looks at other queries' documents, goes through in groups of whole queries;
     - otherwise through a gradient cache: vectors first, without their graphs, then the loss's gradient at the vectors,
       then each chunk of texts again with its graph (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size
       under Memory Limited Setup"), with the same dropout.
+
+    Several processes share the groups or the chunks; each sees the whole score matrix, so that in-batch negatives
+    cross devices, and the sum of their gradients is that of one process with the whole batch.
 
     Args:
         student: how texts are embedded and scored.
         model: its model, on its device.
         losses: what is summed.
+        tokens: gives the tokens of queries (`"query"`) or documents (`"document"`) by row.
         precision: of matrix products; losses are always float32.
         max_tokens: how many tokens may hold gradients at once.
+        workers: the processes that share the work; one where None.
     """
 
     def __init__(
-        self, student: Student, model: Any, losses: Sequence[Loss], *, precision: Precision, max_tokens: int
+        self,
+        student: Student,
+        model: Any,
+        losses: Sequence[Loss],
+        tokens: TokensOf,
+        *,
+        precision: Precision,
+        max_tokens: int,
+        workers: Workers | None = None,
     ) -> None:
         self.student = student
         self.model = model
         self.losses = dict(zip(_names(losses), losses, strict=True))
+        self.tokens = tokens
         self.precision = precision
         self.max_tokens = max_tokens
+        self.workers = workers or Workers()
         self.device = str(model.device)
 
     @property
-    def in_batch(self) -> bool:
-        """Some loss looks at other queries' documents."""
-        return any(loss.in_batch for loss in self.losses.values())
+    def looks_across(self) -> bool:
+        """A loss looks at other queries' documents, or the student's penalties at the whole batch."""
+        return self.student.looks_across or any(loss.in_batch for loss in self.losses.values())
 
-    def backward(self, batch: Batch, scale: float = 1.0) -> dict[str, float]:
-        """Add the gradient of `scale` times the sum to the model's.
+    def backward(self, batch: Batch, progress: float = 0.0) -> dict[str, float]:
+        """Add the gradient of the sum to the model's.
+
+        Args:
+            batch: queries, their documents and what is known of them.
+            progress: the share of the steps that are done, 0 to 1: what schedules of weights follow.
 
         Returns:
-            The sum as `loss`, each loss unweighted by name, and `NAME_without_entries`, 1 where it had none.
+            The sum as `loss`, each loss and penalty unweighted by name, `NAME_without_entries`, 1 where a loss had
+            none, and what the student watches.
 
         Raises:
-            InputError: a loss is not finite, named.
+            InputError: a loss is not finite, named, or the student has collapsed.
         """
-        query_tokens = self.student.lengths(self.model, batch.queries, "query")
-        document_tokens = self.student.lengths(self.model, batch.documents, "document")
         counts = self._counts(batch)
-        if sum(query_tokens) + sum(document_tokens) <= self.max_tokens:
-            parts = self._direct(batch, counts, scale)
-        elif self.in_batch:
-            parts = self._cached(batch, counts, scale)
+        items = self._items(batch)
+        costs = self.student.costs(items, batch.own)
+        whole = sum(item.shape[-1] for role in items for item in items[role])
+        if self.looks_across:
+            found = self._across(batch, items, counts, progress, keep=whole <= self.max_tokens)
+        elif whole <= self.max_tokens and self.workers.count == 1:
+            found = self._group(batch, items, counts, progress)
         else:
-            parts = dict.fromkeys(self.losses, 0.0)
-            for group in batch.split(query_tokens, document_tokens, self.max_tokens):
-                for name, value in self._direct(group, counts, scale).items():
-                    parts[name] += value
-        total = sum(self.losses[name].weight * value for name, value in parts.items())
+            found = self._groups(batch, costs, counts, progress)
+        self.workers.add_gradients(self.model)
+        weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()} | found.weights
+        total = sum(weights[name] * value for name, value in found.parts.items())
         silent = {f"{name}_without_entries": float(count == 0) for name, count in counts.items()}
-        return {"loss": total, **parts, **silent}
+        return {"loss": total, **found.parts, **silent, **found.watched}
 
-    def _direct(self, batch: Batch, counts: dict[str, int], scale: float) -> dict[str, float]:
+    def _items(self, batch: Batch) -> dict[str, Tokens]:
+        queries, documents = self.tokens("query", batch.queries), self.tokens("document", batch.documents)
+        return self.student.items(self.model, queries, documents, batch.own)
+
+    def _group(self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float) -> _Found:
+        """Everything at once, graphs kept."""
+        chunks = list(self._chunks(items))
         with autocast(self.device, self.precision):
-            queries, documents = self._embed(batch.queries, "query"), self._embed(batch.documents, "document")
-        total, parts = self._losses(self._scores(batch, queries, documents), counts)
-        (scale * total).backward()
-        return parts
+            outputs = [self.student.embed(self.model, chunk.tokens, chunk.role) for chunk in chunks]
+        total, found = self._losses(batch, _joined(chunks, outputs), counts, progress)
+        total.backward()
+        return found
 
-    def _cached(self, batch: Batch, counts: dict[str, int], scale: float) -> dict[str, float]:
-        chunks: list[tuple[Role, list[str], Tensor, Tensor]] = []  # role, texts, rows, the random state before them
-        leaves: dict[Role, Tensor] = {}
-        texts_of: list[tuple[Role, list[str]]] = [("query", batch.queries), ("document", batch.documents)]
-        with torch.no_grad(), autocast(self.device, self.precision):
-            for role, texts in texts_of:
-                rows_of, outputs = self._chunks(texts, role), []
-                for rows in rows_of:
-                    chunk = [texts[row] for row in rows]
-                    chunks.append((role, chunk, rows, self._random_state()))
-                    outputs.append(self.student.embed(self.model, chunk, role))
-                leaves[role] = _in_order(outputs, rows_of).requires_grad_()
-        total, parts = self._losses(self._scores(batch, leaves["query"], leaves["document"]), counts)
-        (scale * total).backward()
-        devices = [self.device] if self.device.startswith("cuda") else []
-        for role, chunk, rows, state in chunks:
-            gradient = leaves[role].grad
+    def _groups(self, batch: Batch, costs: np.ndarray, counts: dict[str, int], progress: float) -> _Found:
+        """Whole queries with their own documents, as many as the budget holds, one group after another."""
+        budget = min(self.max_tokens, int(np.ceil(costs.sum() / self.workers.count)))
+        found = _Found(dict.fromkeys(self.losses, 0.0), {}, {})
+        for group in self.workers.mine(list(batch.split(costs, budget))):
+            part = self._group(group, self._items(group), counts, progress)
+            for name, value in part.parts.items():
+                found.parts[name] += value
+            found.watched.update(part.watched)
+        return _Found(self.workers.add_values(found.parts), found.weights, found.watched)
+
+    def _across(
+        self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float, *, keep: bool
+    ) -> _Found:
+        """Vectors, the loss's gradient at the vectors, then back through each chunk: its graph kept, or made again."""
+        chunks = list(self._chunks(items))
+        mine = self.workers.mine(range(len(chunks)))
+        outputs: dict[int, Embedded] = {}
+        states: dict[int, Tensor] = {}
+        with torch.set_grad_enabled(keep), autocast(self.device, self.precision):
+            for number in mine:
+                states[number] = self._random_state()
+                outputs[number] = self.student.embed(self.model, chunks[number].tokens, chunks[number].role)
+        leaves = [output.leaf() for output in self.workers.gather(outputs, len(chunks), self.device)]
+        total, found = self._losses(batch, _joined(chunks, leaves), counts, progress)
+        total.backward()
+        for number in mine:
+            gradient = leaves[number].values.grad
             if gradient is None:
                 continue
-            with torch.random.fork_rng(devices=devices), autocast(self.device, self.precision):
-                self._restore(state)
-                output = self.student.embed(self.model, chunk, role)
-            output.backward(gradient[rows.to(gradient.device)])
-        return parts
+            output = outputs[number] if keep else self._again(chunks[number], states[number])
+            output.values.backward(gradient)
+        return found
+
+    def _again(self, chunk: _Chunk, state: Tensor) -> Embedded:
+        """Embed a chunk once more, with its graph and the dropout of the first time."""
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices), autocast(self.device, self.precision):
+            if devices:
+                torch.cuda.set_rng_state(state, self.device)
+            else:
+                torch.set_rng_state(state)
+            return self.student.embed(self.model, chunk.tokens, chunk.role)
 
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else torch.get_rng_state()
 
-    def _restore(self, state: Tensor) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.set_rng_state(state, self.device)
-        else:
-            torch.set_rng_state(state)
-
-    def _chunks(self, texts: Sequence[str], role: Role) -> list[Tensor]:
-        budget = TOKENS_A_BATCH["cuda" if self.device.startswith("cuda") else "cpu"]
-        lengths = self.student.lengths(self.model, texts, role)
-        return [torch.from_numpy(rows) for rows in token_batches(lengths, budget)]
-
-    def _embed(self, texts: Sequence[str], role: Role) -> Tensor:
-        chunks = self._chunks(texts, role)
-        outputs = [self.student.embed(self.model, [texts[row] for row in rows], role) for rows in chunks]
-        return _in_order(outputs, chunks)
-
-    def _scores(self, batch: Batch, queries: Tensor, documents: Tensor) -> ScoreBatch:
-        return score_batch(batch, self.student.score(queries.float(), documents.float()))
+    def _chunks(self, items: Mapping[str, Tokens]) -> Iterator[_Chunk]:
+        budget = tokens_a_batch(self.device)
+        for role, tokens in items.items():
+            for rows in token_batches([item.shape[-1] for item in tokens], budget):
+                yield _Chunk(role, torch.from_numpy(rows), [tokens[row] for row in rows])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         """How many queries each loss has anything to learn from; no student is needed to know it."""
         empty = score_batch(batch, torch.zeros(batch.own.shape))
         return {name: int(loss.terms(empty)[1].sum()) for name, loss in self.losses.items()}
 
-    def _losses(self, scores: ScoreBatch, counts: dict[str, int]) -> tuple[Tensor, dict[str, float]]:
-        total, parts = scores.student.sum() * 0.0, {}
+    def _losses(
+        self, batch: Batch, embedded: Mapping[str, Embedded], counts: dict[str, int], progress: float
+    ) -> tuple[Tensor, _Found]:
+        scores = score_batch(batch, self.student.scores(embedded, batch.own))
+        total, found = scores.student.sum() * 0.0, _Found({}, {}, self.student.watch(embedded))
         for name, loss in self.losses.items():
             values, counted = loss.terms(scores)
             value = torch.where(counted, values, 0.0).sum() / max(1, counts[name])
-            parts[name] = float(value.detach())
-            if not torch.isfinite(value):
-                raise InputError(
-                    f"loss {name} is {parts[name]}; a lower train.learning_rate, train.precision=fp32 or a higher "
-                    "temperature may help. The last checkpoint is kept"
-                )
-            total = total + loss.weight * value
-        return total, parts
+            total = total + loss.weight_at(progress) * found.add(name, value)
+        for penalty in self.student.penalties(embedded, progress):
+            total = total + penalty.weight * found.add(penalty.name, penalty.value)
+            found.weights[penalty.name] = penalty.weight
+        return total, found
 
 
-def _in_order(outputs: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
-    """Chunks of vectors joined, each at its row."""
-    return torch.cat(list(outputs))[torch.argsort(torch.cat(list(rows))).to(outputs[0].device)]
+@dataclass(frozen=True)
+class _Found:
+    """What a batch gave: losses and penalties by name, the penalties' weights, and what the student watches."""
+
+    parts: dict[str, float]
+    weights: dict[str, float]
+    watched: dict[str, float]
+
+    def add(self, name: str, value: Tensor) -> Tensor:
+        self.parts[name] = float(value.detach())
+        if not np.isfinite(self.parts[name]):
+            raise InputError(
+                f"loss {name} is {self.parts[name]}; a lower train.learning_rate, train.precision=fp32 or a higher "
+                "temperature may help. The last checkpoint is kept"
+            )
+        return value
+
+
+def _joined(chunks: Sequence[_Chunk], outputs: Sequence[Embedded]) -> dict[str, Embedded]:
+    """Chunks by role, each item at its row."""
+    return {
+        role: Embedded.join(
+            [output for chunk, output in zip(chunks, outputs, strict=True) if chunk.role == role],
+            torch.cat([chunk.rows for chunk in chunks if chunk.role == role]),
+        )
+        for role in dict.fromkeys(chunk.role for chunk in chunks)
+    }
 
 
 def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:

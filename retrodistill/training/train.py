@@ -195,13 +195,15 @@ def _run(
     import transformers
 
     from retrodistill.training.objective import Objective
+    from retrodistill.training.tokens import TokenCache
     from retrodistill.training.trainer import StudentTrainer, last_checkpoint
 
     device = device_of(None)
     precision = resolve_precision(options.precision, device)
     transformers.set_seed(seed)
     model = student.load(device)
-    objective = Objective(student, model, losses, precision=precision, max_tokens=options.max_tokens)
+    tokens = TokenCache(student, model, lists.collection, lists.queries, lists.document_rows)
+    objective = Objective(student, model, losses, tokens, precision=precision, max_tokens=options.max_tokens)
     steps = lists.batches_an_epoch * options.epochs
     steps = min(steps, options.max_steps) if options.max_steps else steps
     trainer = StudentTrainer(model, objective, lists, steps, options, seed, partial)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -85,6 +85,8 @@ class StudentTrainer(Trainer):
         # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
         arguments._n_gpu = min(1, arguments.n_gpu)
         super().__init__(model=model, args=arguments, train_dataset=_Numbers(steps), callbacks=[_Bar()])
+        # The objective itself shares the work among processes and adds their gradients up.
+        self.accelerator.prepare_model = lambda model, **_: model
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.objective = objective
@@ -96,7 +98,8 @@ class StudentTrainer(Trainer):
     ) -> Tensor:
         """Compute one batch and its gradient."""
         model.train()
-        parts = self.objective.backward(self.lists.batch(int(inputs["number"])))
+        batch = self.lists.batch(int(inputs["number"]))
+        parts = self.objective.backward(batch, progress=self.state.global_step / self.state.max_steps)
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not torch.isfinite(nn.utils.get_total_norm(gradients)):
             raise InputError(
@@ -105,6 +108,10 @@ class StudentTrainer(Trainer):
             )
         self._window.append(parts)
         return torch.tensor(parts["loss"], device=self.args.device)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The numbers themselves: every process sees all of them."""
+        return DataLoader(self.train_dataset, batch_size=1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each loss on its own, averaged since the last line."""

@@ -147,6 +147,6 @@ def test_an_index_is_replaced_but_not_a_folder_of_the_users(folder, collection, 
 
 
 def test_an_index_of_words_takes_no_vectors(collection, tiny_model, tmp_path):
-    with pytest.raises(InputError, match=r"index bm25 accepts text, but dense:.* emits dense vectors; use flat"):
+    with pytest.raises(InputError, match=r"index bm25 accepts text, but dense:.* emits dense; use flat"):
         write_index(Dense(model=str(tiny_model)), BM25Index(), collection, tmp_path / "index")
     assert not (tmp_path / "index").exists()

@@ -1,0 +1,29 @@
+"""Encoders: what turns texts into vectors, of whichever kind."""
+
+from retrodistill.encoders.common import (
+    TOKENS_A_BATCH,
+    Precision,
+    Role,
+    autocast,
+    device_of,
+    quiet_libraries,
+    token_batches,
+)
+from retrodistill.encoders.dense import DenseEncoder
+from retrodistill.encoders.encoder import Encoder
+from retrodistill.encoders.loading import load_model, set_max_length, token_lengths
+
+__all__ = [
+    "TOKENS_A_BATCH",
+    "DenseEncoder",
+    "Encoder",
+    "Precision",
+    "Role",
+    "autocast",
+    "device_of",
+    "load_model",
+    "quiet_libraries",
+    "set_max_length",
+    "token_batches",
+    "token_lengths",
+]

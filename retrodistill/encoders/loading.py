@@ -1,0 +1,78 @@
+"""Loads sentence-transformers models safely: safetensors, float32, no code from the model, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from retrodistill import models
+from retrodistill.encoders.common import quiet_libraries
+from retrodistill.errors import InputError
+
+
+def load_model(name: str, expected: str, max_length: int | None, device: str, **options: Any) -> Any:
+    """A sentence-transformers model in float32, whatever it was saved in.
+
+    Args:
+        name: a folder or a Hub name.
+        expected: the class it is of: SentenceTransformer, SparseEncoder, MultiVectorEncoder or CrossEncoder.
+        max_length: tokens kept of a text; the model's own where None.
+        device: where it goes.
+        options: for the class itself.
+
+    Raises:
+        InputError: the folder cannot be loaded, or `max_length` is longer than the model's positions.
+    """
+    quiet_libraries()
+    import sentence_transformers
+
+    folder = models.locate(name)
+    try:
+        model = getattr(sentence_transformers, expected)(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+            **options,
+        )
+    except Exception as error:  # whatever the library meets in a broken folder, the user needs the folder's name
+        raise InputError(f"model {name!r} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
+    set_max_length(model, max_length, name)
+    return model.float().eval()
+
+
+def set_max_length(model: Any, max_length: int | None, name: str) -> None:
+    """Have a sentence-transformers model read so many tokens of a text; its own number where None.
+
+    Raises:
+        InputError: the model does not know so many positions.
+    """
+    if max_length is None:
+        return
+    positions = _positions(model)
+    if positions is not None and max_length > positions:
+        raise InputError(
+            f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
+        )
+    model.max_seq_length = max_length
+
+
+def _positions(model: Any) -> int | None:
+    for module_name, module in model.named_modules():
+        # RoBERTa and its kin count positions from behind that of the padding.
+        if module_name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings - module.padding_idx - 1)
+    return getattr(model.config, "max_position_embeddings", None) if model.config is not None else None
+
+
+def token_lengths(model: Any, texts: Sequence[str]) -> list[int]:
+    """How many tokens a sentence-transformers model reads of each text, truncation included."""
+    if not callable(model.tokenizer):  # a static embedding's, which cuts nothing off
+        return [len(found.ids) for found in model.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    found: list[int] = []
+    for start in range(0, len(texts), 4_096):
+        part = list(texts[start : start + 4_096])
+        encoded = model.tokenizer(part, truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
+        found += map(len, encoded["input_ids"])
+    return found

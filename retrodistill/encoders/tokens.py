@@ -1,0 +1,69 @@
+"""Tokens of texts apart from the model's run over them, so that a text is tokenised once and embedded often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrodistill.files import digest_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TEXTS_AT_ONCE = 256
+
+
+def prompt_of(model: Any, role: str) -> str | None:
+    """What a sentence-transformers model puts before a query or a document; None where nothing."""
+    return model.prompts.get(role) or None
+
+
+def reading(model: Any) -> dict[str, Any]:
+    """Everything that decides the tokens of a text: tokenizer, length and prompts."""
+    tokenizer = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return {
+        "tokenizer": digest_of(backend.to_str()),
+        "max_length": str(model.max_seq_length),
+        "prompts": {role: prompt_of(model, role) for role in ("query", "document")},
+    }
+
+
+def tokenize(model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
+    """The tokens that a sentence-transformers model reads of each text, int32 (tokens,), as in its own `encode`."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt_of(model, role))
+        ids = read["input_ids"].numpy().astype(np.int32)
+        if "offsets" in read:  # a static embedding's, one text after another
+            found += np.split(ids, read["offsets"].numpy()[1:])
+        else:
+            mask = read["attention_mask"].numpy().astype(bool)
+            found += [row[kept] for row, kept in zip(ids, mask, strict=True)]
+    return found
+
+
+def features(model: Any, tokens: Sequence[np.ndarray], role: str) -> dict[str, Tensor]:
+    """What a sentence-transformers model's `forward` takes, padded on the right, on the model's device."""
+    import torch
+
+    device = model.device
+    if not callable(model.tokenizer):
+        starts = np.cumsum([0, *(len(ids) for ids in tokens[:-1])])
+        ids = torch.from_numpy(np.concatenate([*tokens, np.empty(0, np.int32)]).astype(np.int64))
+        return {"input_ids": ids.to(device), "offsets": torch.from_numpy(starts).to(device)}
+    lengths = np.array([len(ids) for ids in tokens])
+    mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    block = np.full(mask.shape, model.tokenizer.pad_token_id or 0, dtype=np.int64)
+    block[mask] = np.concatenate(tokens)
+    read = {
+        "input_ids": torch.from_numpy(block).to(device),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+    }
+    prompt = prompt_of(model, role)
+    if prompt is not None:
+        length = model.preprocess([""], prompt=prompt).get("prompt_length")
+        read |= {} if length is None else {"prompt_length": length}
+    return read

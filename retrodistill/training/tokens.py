@@ -1,0 +1,83 @@
+"""Tokens of the texts that a training needs: made once, kept on disk, shared by students that read alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrodistill import console
+from retrodistill.cache import cache_folder
+from retrodistill.files import atomic_folder, digest_of
+
+if TYPE_CHECKING:
+    from retrodistill.collections import Collection
+    from retrodistill.collections.texts import Texts
+    from retrodistill.students.student import Student
+
+_TEXTS_AT_ONCE = 4_096
+
+
+class TokenCache:
+    """The tokens of some queries and documents of a collection, by their rows.
+
+    Args:
+        student: whose reading counts.
+        model: its model.
+        collection: where the texts are.
+        queries: int rows of the queries that may be asked for.
+        documents: int rows of the documents that may be asked for.
+    """
+
+    def __init__(
+        self, student: Student, model: Any, collection: Collection, queries: np.ndarray, documents: np.ndarray
+    ) -> None:
+        self._kept = {
+            "query": _Kept(student, model, collection.queries, queries, "query"),
+            "document": _Kept(student, model, collection.corpus, documents, "document"),
+        }
+
+    def __call__(self, role: str, rows: np.ndarray) -> list[np.ndarray]:
+        """The tokens of each text, int32 (tokens,)."""
+        return self._kept[role].of(rows)
+
+
+class _Kept:
+    """Tokens of one role, one text after another in a memory-mapped file."""
+
+    def __init__(self, student: Student, model: Any, texts: Texts, rows: np.ndarray, role: str) -> None:
+        self.rows = np.unique(rows)
+        named = {"reading": student.reading(model), "role": role, "texts": texts.digest, "rows": _digest(self.rows)}
+        folder = cache_folder("tokens") / digest_of(named)[:32]
+        if not folder.exists():
+            with atomic_folder(folder) as temporary:
+                _write(temporary, student, model, texts, self.rows, role)
+        self._offsets = np.load(folder / "offsets.npy")
+        self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+
+    def of(self, rows: np.ndarray) -> list[np.ndarray]:
+        places = np.searchsorted(self.rows, rows)
+        return [self._tokens[self._offsets[place] : self._offsets[place + 1]] for place in places]
+
+
+def _write(folder: Path, student: Student, model: Any, texts: Texts, rows: np.ndarray, role: str) -> None:
+    lengths: list[int] = []
+    raw = folder / "tokens.raw"
+    with console.progress(len(rows), f"tokenize {role}", "texts") as bar, raw.open("wb") as stream:
+        for start in range(0, len(rows), _TEXTS_AT_ONCE):
+            part = rows[start : start + _TEXTS_AT_ONCE]
+            tokens: Sequence[np.ndarray] = student.tokenize(model, texts.texts(part), role)
+            lengths += map(len, tokens)
+            stream.write(np.concatenate(tokens).astype("<i4").tobytes())
+            bar.update(len(part))
+    whole = np.memmap(raw, dtype="<i4", mode="r", shape=(sum(lengths),)) if sum(lengths) else np.empty(0, "<i4")
+    np.save(folder / "tokens.npy", whole, allow_pickle=False)
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), allow_pickle=False)
+    raw.unlink()
+
+
+def _digest(rows: np.ndarray) -> str:
+    return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,85 @@
+"""The processes of a training, as torchrun starts them: who computes what, and how their gradients become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from retrodistill.students.embedded import Embedded
+
+T = TypeVar("T")
+
+
+class Workers:
+    """All processes of a training; one where torchrun started none.
+
+    Every process makes the same batches and sees the same score matrix; they share the work of embedding. A value or a
+    gradient of the whole is the sum over the processes, and `count` processes end with the weights of one.
+    """
+
+    def __init__(self) -> None:
+        there = dist.is_available() and dist.is_initialized()
+        self.count = dist.get_world_size() if there else 1
+        self.rank = dist.get_rank() if there else 0
+
+    def mine(self, work: Sequence[T]) -> Sequence[T]:
+        """This process's share; neighbours, which are of like size, go to different processes."""
+        return work[self.rank :: self.count]
+
+    def gather(self, mine: Mapping[int, Embedded], total: int, device: str) -> list[Embedded]:
+        """All chunks, each from the process that has it; without gradients where it came from another.
+
+        Args:
+            mine: this process's chunks by number; chunk n is with process n modulo the count.
+            total: how many chunks there are in all.
+            device: where they go.
+        """
+        if self.count == 1:
+            return [mine[number] for number in range(total)]
+        shapes: list[Any] = [None] * self.count
+        about = {
+            number: (tuple(chunk.values.shape), None if chunk.lengths is None else len(chunk.lengths))
+            for number, chunk in mine.items()
+        }
+        dist.all_gather_object(shapes, about)
+        found = []
+        for number in range(total):
+            owner = number % self.count
+            shape, texts = shapes[owner][number]
+            chunk = mine.get(number)
+            values = torch.empty(shape, device=device) if chunk is None else chunk.values.detach().contiguous()
+            dist.broadcast(values, src=owner)
+            lengths: Tensor | None = None
+            if texts is not None:
+                known = None if chunk is None else chunk.lengths
+                lengths = torch.empty(texts, dtype=torch.int64, device=device) if known is None else known
+                dist.broadcast(lengths, src=owner)
+            found.append(Embedded(values, lengths))
+        return found
+
+    def add_gradients(self, model: torch.nn.Module) -> None:
+        """Have every process hold the sum of all processes' gradients."""
+        if self.count == 1:
+            return
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        reached = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.uint8)
+        reached = reached.to(weights[0].device)
+        dist.all_reduce(reached, op=dist.ReduceOp.MAX)
+        for weight, somewhere in zip(weights, reached.tolist(), strict=True):
+            if somewhere:  # a weight that no process reached keeps no gradient, as with one process
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                dist.all_reduce(weight.grad)
+
+    def add_values(self, values: dict[str, float]) -> dict[str, float]:
+        """The sums of all processes' numbers, by name."""
+        if self.count == 1:
+            return values
+        numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+        shared: list[Any] = [None] * self.count
+        dist.all_gather_object(shared, numbers)
+        return dict(zip(values, torch.stack(shared).sum(0).tolist(), strict=True))
