@@ -46,7 +46,8 @@ def store(tmp_path):
         ("my.package:Retriever", {"kind": "my.package:Retriever"}),
     ],
 )
-def test_retriever_spec(system, spec):
+def test_retriever_spec(system, spec, monkeypatch):
+    monkeypatch.setattr("retrodistill.models.model_type", lambda name: "SentenceTransformer")
     assert retriever_spec(system) == spec
 
 

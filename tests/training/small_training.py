@@ -1,5 +1,6 @@
 """A training problem small enough for a test: candidates and teacher scores over the collection of topics."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,13 @@ def lists_of(rows, ranks=None, **options):
     teacher = np.array([row.teacher for listed in rows.values() for row in listed], dtype=np.float32)
     options = {"documents": 4, "pick": "uniform", "batch_size": 2, "seed": 0, **options}
     return Lists(candidates, teacher, collection, **options)
+
+
+def read(lists, number):
+    """A batch with the texts in place of their rows."""
+    batch, collection = lists.batch(number), lists.collection
+    queries, documents = collection.queries.texts(batch.queries), collection.corpus.texts(batch.documents)
+    return replace(batch, queries=np.array(queries, dtype=object), documents=np.array(documents, dtype=object))
 
 
 def by_id(batch, matrix):

@@ -44,11 +44,11 @@ def dies_before(step):
     """Stand-in for `Objective.backward`: raises when it is called for the step, counted from 1 in this process."""
     backward, calls = Objective.backward, []
 
-    def dying(self, batch, scale=1.0):
+    def dying(self, batch, progress=0.0):
         calls.append(batch)
         if len(calls) == step:
             raise Crash
-        return backward(self, batch, scale)
+        return backward(self, batch, progress)
 
     return dying
 

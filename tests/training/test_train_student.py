@@ -180,9 +180,9 @@ def test_what_others_find_at_the_place_changes_only_at_the_end(problem, tmp_path
     seen = []
     backward = Objective.backward
 
-    def watched(self, batch, scale=1.0):
+    def watched(self, batch, progress=0.0):
         seen.append((sorted(path.name for path in out.iterdir()), (tmp_path / "m.partial").is_dir()))
-        return backward(self, batch, scale)
+        return backward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "backward", watched)
     train(**problem, out=out, options=SHORT)

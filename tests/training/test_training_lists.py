@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_over, teacher_over
+from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_over, read, teacher_over
 
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
@@ -10,8 +10,7 @@ from retrodistill.training.lists import Batch, Lists
 
 
 def same(first, second):
-    assert (first.queries, first.documents) == (second.queries, second.documents)
-    for name in ("teacher", "positive", "own", "valid"):
+    for name in ("queries", "documents", "teacher", "positive", "own", "valid"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -29,11 +28,11 @@ def own_documents(batch):
 def test_the_schedule_is_a_function_of_the_seed(collection):
     first, second = lists_over(collection, seed=7), lists_over(collection, seed=7)
     numbers = range(2 * first.batches_an_epoch)
-    expected = [first.batch(number) for number in numbers]
+    expected = [read(first, number) for number in numbers]
     for number in reversed(numbers):  # whatever was asked for before
-        same(second.batch(number), expected[number])
+        same(read(second, number), expected[number])
     other = lists_over(collection, seed=8)
-    assert [other.batch(n).queries for n in numbers] != [batch.queries for batch in expected]
+    assert [read(other, n).queries.tolist() for n in numbers] != [batch.queries.tolist() for batch in expected]
 
 
 def test_every_query_once_an_epoch_in_an_order_of_its_own(collection):
@@ -41,10 +40,10 @@ def test_every_query_once_an_epoch_in_an_order_of_its_own(collection):
     assert lists.batches_an_epoch == 3
     epochs = []
     for epoch in range(3):
-        batches = [lists.batch(3 * epoch + step) for step in range(3)]
+        batches = [read(lists, 3 * epoch + step) for step in range(3)]
         assert [len(batch.queries) for batch in batches] == [5, 5, 2]
         epochs.append([query for batch in batches for query in batch.queries])
-        assert sorted(epochs[-1]) == sorted(collection.queries.text(query) for query in lists.queries)
+        assert sorted(epochs[-1]) == sorted(collection.queries.texts(lists.queries))
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -52,17 +51,17 @@ def test_positives_are_always_in_and_the_rest_is_drawn_anew(collection):
     lists = lists_over(collection, documents=4, batch_size=12)
     relevant = {
         collection.queries.text(query): {collection.corpus.text(doc) for doc in collection.qrels("train")[query]}
-        for query in lists.queries
+        for query in lists.candidates.queries
     }
-    epochs = [own_documents(lists.batch(epoch)) for epoch in range(4)]
+    epochs = [own_documents(read(lists, epoch)) for epoch in range(4)]
     for listed in epochs:
         assert listed.keys() == relevant.keys()
         assert all(len(documents) == 4 and relevant[query] <= documents for query, documents in listed.items())
     assert epochs[0] != epochs[1] != epochs[2] != epochs[3]
     # In many draws every candidate has its turn.
     candidates = {doc for row in lists.candidates.doc_ids[:10] for doc in [collection.corpus.text(row)]}
-    query = collection.queries.text(lists.queries[0])
-    assert set.union(*(own_documents(lists.batch(epoch))[query] for epoch in range(40))) == candidates
+    query = collection.queries.text(lists.candidates.queries[0])
+    assert set.union(*(own_documents(read(lists, epoch))[query] for epoch in range(40))) == candidates
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -70,7 +69,7 @@ def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
     candidates = candidates_over(collection, labels=labels)
     teacher = teacher_over(candidates)
     lists = Lists(candidates, teacher, collection, documents=6, pick="uniform", batch_size=12, seed=0)
-    batch = lists.batch(0)
+    batch = read(lists, 0)
     scores = {
         (collection.queries.text(query), collection.corpus.text(doc)): (score, label > 0)
         for query, doc, score, label in zip(
@@ -90,19 +89,19 @@ def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
 
 def test_a_short_list_comes_whole():
     lists = lists_of({"a": [Listed("x"), Listed("y")], "b": [Listed(f"z{n}") for n in range(4)]})
-    assert true_of(lists.batch(0), "own") == {("a", "x"), ("a", "y"), *(("b", f"z{n}") for n in range(4))}
+    assert true_of(read(lists, 0), "own") == {("a", "x"), ("a", "y"), *(("b", f"z{n}") for n in range(4))}
 
 
 def test_without_a_teacher_nothing_is_judged(collection):
     lists = Lists(candidates_over(collection), None, collection, documents=4, pick="uniform", batch_size=4, seed=0)
     assert lists.judged == 0
-    assert np.isnan(lists.batch(0).teacher).all()
+    assert np.isnan(read(lists, 0).teacher).all()
 
 
 def test_a_positive_of_one_query_in_anothers_list_is_no_negative_of_the_first():
     # "p" is relevant to "a" and stands unlabelled in the list of "b", with another judgement of its own.
     rows = {"a": [Listed("p", 1, 5.0), Listed("x", 0, 1.0)], "b": [Listed("p", None, 2.0), Listed("y", 2, 3.0)]}
-    batch = lists_of(rows).batch(0)
+    batch = read(lists_of(rows), 0)
     assert sorted(batch.documents) == ["text of p", "text of x", "text of y"]
     assert true_of(batch, "positive") == {("a", "p"), ("b", "y")}
     assert true_of(batch, "own") == {("a", "p"), ("a", "x"), ("b", "p"), ("b", "y")}
@@ -114,7 +113,7 @@ def test_a_positive_that_was_not_picked_is_positive_but_not_own():
     # "a" has three positives of which two documents' room takes one; the others stand in the list of "b".
     positives = [Listed(f"p{n}", 1, 5.0) for n in range(3)]
     rows = {"a": [*positives, Listed("x", 0, 1.0)], "b": [Listed(f"p{n}", None, 0.5) for n in range(3)]}
-    batch = lists_of(rows, documents=3).batch(0)
+    batch = read(lists_of(rows, documents=3), 0)
     own = {doc for query, doc in true_of(batch, "own") if query == "a"}
     assert len(own) == 3
     assert "x" in own
@@ -133,8 +132,8 @@ def test_a_query_itself_and_what_says_the_same_as_its_positive_are_no_negatives(
     lists = Lists(
         Candidates.of(found), None, Collection("c", corpus, queries, {}), documents=8, pick="top", batch_size=2, seed=0
     )
-    batch = lists.batch(0)
-    row = batch.queries.index("the query")
+    batch = read(lists, 0)
+    row = batch.queries.tolist().index("the query")
     valid = {(text, bool(value)) for text, value in zip(batch.documents, batch.valid[row], strict=True)}
     assert valid == {("said", True), ("said", False), ("the query", False), ("other", True)}
     assert batch.valid[1 - row].all()
@@ -146,21 +145,21 @@ def test_many_positives_leave_a_place_for_a_negative(documents):
     rows = {"a": [*(Listed(f"p{n}", 1) for n in range(5)), Listed("x"), Listed("y", 0)]}
     lists = lists_of(rows, documents=documents)
     for epoch in range(10):
-        own = {doc for _, doc in true_of(lists.batch(epoch), "own")}
+        own = {doc for _, doc in true_of(read(lists, epoch), "own")}
         assert len(own) == documents
         assert len(own & {"x", "y"}) == 1
 
 
 def test_positives_alone_fill_the_list():
     lists = lists_of({"a": [Listed(f"p{n}", 1) for n in range(5)]}, documents=3)
-    assert len(true_of(lists.batch(0), "own")) == 3
+    assert len(true_of(read(lists, 0), "own")) == 3
 
 
 def test_top_takes_positives_and_the_best_ranks_whatever_the_order_of_rows():
     rows = {"a": [Listed("fourth"), Listed("first"), Listed("positive", 1), Listed("third"), Listed("second", 0)]}
     lists = lists_of(rows, ranks=[4, 1, 9, 3, 2], pick="top", documents=3)
     for epoch in range(4):
-        assert {doc for _, doc in true_of(lists.batch(epoch), "own")} == {"positive", "first", "second"}
+        assert {doc for _, doc in true_of(read(lists, epoch), "own")} == {"positive", "first", "second"}
 
 
 @st.composite
@@ -169,8 +168,8 @@ def batches(draw):
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     own = generator.random((queries, documents)) < 0.5
     return Batch(
-        queries=[f"text of q{n}" for n in range(queries)],
-        documents=[f"text of d{n}" for n in range(documents)],
+        queries=np.array([f"text of q{n}" for n in range(queries)]),
+        documents=np.array([f"text of d{n}" for n in range(documents)]),
         teacher=np.where(own, generator.normal(size=own.shape), np.nan).astype(np.float32),
         positive=generator.random(own.shape) < 0.3,
         own=own,
@@ -183,25 +182,28 @@ def batches(draw):
 def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
     batch, generator = drawn
     query_tokens, document_tokens = (generator.integers(1, 20, size) for size in batch.own.shape)
-    groups = list(batch.split(query_tokens.tolist(), document_tokens.tolist(), budget))
-    assert [query for group in groups for query in group.queries] == batch.queries
+    groups = list(batch.split(query_tokens + batch.own @ document_tokens, budget))
+    assert [query for group in groups for query in group.queries] == batch.queries.tolist()
     whole = {name: by_id(batch, name) for name in ("teacher", "positive", "own", "valid")}
-    tokens = dict(zip(batch.queries + batch.documents, [*query_tokens, *document_tokens], strict=True))
+    tokens = dict(zip([*batch.queries, *batch.documents], [*query_tokens, *document_tokens], strict=True))
     for group in groups:
         assert own_documents(group) == {query: own_documents(batch)[query] for query in group.queries}
-        assert group.documents == [
+        assert group.documents.tolist() == [
             doc for doc in batch.documents if any(doc in docs for docs in own_documents(group).values())
         ]
         for name, expected in whole.items():
             for pair, value in by_id(group, name).items():
                 np.testing.assert_equal(value, expected[pair])
-        assert len(group.queries) == 1 or sum(tokens[text] for text in group.queries + group.documents) <= budget
+        assert len(group.queries) == 1 or sum(tokens[text] for text in [*group.queries, *group.documents]) <= budget
 
 
 def test_a_split_takes_as_many_queries_as_the_budget_allows():
     own = np.eye(4, dtype=bool)
-    batch = Batch(list("abcd"), list("wxyz"), np.zeros((4, 4), dtype=np.float32), own, own, own)
-    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 20)] == [["a", "b"], ["c", "d"]]
-    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 19)] == [["a"], ["b"], ["c"], ["d"]]
-    assert [group.queries for group in batch.split([1] * 4, [9] * 4, 40)] == [["a", "b", "c", "d"]]
-    assert [group.queries for group in batch.split([1, 50, 1, 1], [9] * 4, 20)] == [["a"], ["b"], ["c", "d"]]
+    batch = Batch(*map(np.array, (list("abcd"), list("wxyz"))), np.zeros((4, 4), dtype=np.float32), own, own, own)
+    for costs, budget, expected in [
+        ([10] * 4, 20, ["ab", "cd"]),
+        ([10] * 4, 19, ["a", "b", "c", "d"]),
+        ([10] * 4, 40, ["abcd"]),
+        ([10, 59, 10, 10], 20, ["a", "b", "cd"]),
+    ]:
+        assert ["".join(group.queries) for group in batch.split(np.array(costs), budget)] == expected
