@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +60,32 @@ class Collection:
         judged = self.qrels(split)
         return [query for query in self.queries.ids if query in judged]
 
+    def hold_out(self, split: str, share: float, name: str = "dev") -> Collection:
+        """The same collection with a share of a split's queries moved to a split of their own.
+
+        A query's hash decides, not chance and not its place, so that more queries leave each where it was.
+
+        Args:
+            split: where queries are taken from.
+            share: how many of them, above 0 and below 1.
+            name: of the split they make.
+
+        Raises:
+            InputError: there is a split of that name, or one of the two would be empty.
+        """
+        if name in self._judgements:
+            raise InputError(f"{self.name} has a split {name!r} of its own; use it, and hold nothing out")
+        qrels = self.qrels(split)
+        held = {query for query in qrels if _place(query) < share}
+        if not 0 < len(held) < len(qrels):
+            raise InputError(
+                f"holding out {share:g} of the {len(qrels)} queries of {split!r} leaves {len(qrels) - len(held)} to "
+                f"train on and {len(held)} to measure on; choose another share"
+            )
+        kept = {query: grades for query, grades in qrels.items() if query not in held}
+        moved = {query: grades for query, grades in qrels.items() if query in held}
+        return Collection(self.name, self.corpus, self.queries, {**self._judgements, split: kept, name: moved})
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over corpus and queries; judgements do not count."""
@@ -70,6 +97,12 @@ class Collection:
         by_split = [f"{len(self.qrels(split)):,} {split}" for split in self.splits]
         queries = " / ".join(by_split) or f"{len(self.queries):,} unjudged"
         return f"{self.name}: {len(self.corpus):,} documents{empty}, queries: {queries}"
+
+
+def _place(query: str) -> float:
+    """A number in [0, 1) that a query's id alone decides."""
+    digest = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def open_folder(folder: Path, name: str | None = None, in_memory: int = IN_MEMORY) -> Collection:

@@ -25,11 +25,13 @@ def tokens_a_batch(device: str) -> int:
 
 
 def device_of(name: str | None) -> str:
-    """The device to compute on: the one asked for, else a GPU where there is one."""
+    """The device to compute on: the one asked for, else a GPU where there is one; under torchrun the process's own."""
     import torch
 
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        number = os.environ.get("LOCAL_RANK")
+        gpu = "cuda" if number is None else f"cuda:{number}"
+        return gpu if torch.cuda.is_available() else "cpu"
     try:
         torch.device(name)
     except RuntimeError as error:

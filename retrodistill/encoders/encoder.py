@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -49,6 +49,16 @@ class Encoder(ABC):
         self.precision = precision
         self.prompts: dict[Role, str | None] = {"query": query_prompt, "document": document_prompt}
         self._device = device
+
+    @classmethod
+    def of(cls, loaded: Any, precision: Precision = "fp32") -> Self:
+        """An encoder around a model in memory, such as one in training; without an identity, so nothing is kept."""
+        encoder = cls.__new__(cls)
+        encoder.name, encoder.max_length, encoder.precision = "in training", None, precision
+        encoder.prompts = {"query": None, "document": None}
+        encoder._device = str(loaded.device)
+        encoder.__dict__["model"] = loaded
+        return encoder
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from retrodistill.training.lists import Pick
 
@@ -29,4 +29,17 @@ class TrainOptions(BaseModel):
         16_384, ge=1, description="tokens that may hold gradients at once; more are computed in turns"
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, what a crash can cost at most")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between evaluations on the dev split; the best weights are kept"
+    )
+    metric: str = Field("nDCG@10", description="what is best, an ir_measures name")
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better one")
+    gradient_checkpointing: bool = Field(False, description="less memory for activations, computed twice")
+    compile: bool = Field(False, description="torch.compile the encoder: slow to start, faster steps")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+
+    @model_validator(mode="after")
+    def _patient_about_something(self) -> Self:
+        if self.patience is not None and self.evaluate_every is None:
+            raise ValueError("patience counts evaluations; set evaluate_every too")
+        return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, writ
 from retrodistill.models import read_json
 from retrodistill.training.lists import Lists
 from retrodistill.training.options import TrainOptions
+from retrodistill.training.workers import Workers
 
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retrodistill.losses.batch import Loss
     from retrodistill.registry import Part
     from retrodistill.students.student import Student
+    from retrodistill.training.dev import Dev
 
 
 def train(
@@ -39,12 +40,14 @@ def train(
     teacher: np.ndarray | None = None,
     options: TrainOptions | None = None,
     seed: int = 0,
+    dev: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it to `out`, a folder that plain sentence-transformers loads.
 
     Checkpoints lie beside it in `OUT.partial/` until it is done. Called again after a crash with the same arguments,
-    training goes on from the last one.
+    training goes on from the last one. Started by torchrun, its processes share every batch, and end with the weights
+    that one would have had, up to the order of sums.
 
     Args:
         student: what learns.
@@ -55,6 +58,7 @@ def train(
         teacher: combined scores, float32 (candidates,), NaN where missing.
         options: of the loop.
         seed: of order, draws and dropout.
+        dev: the split that `options.evaluate_every` measures on.
         extra: what else the manifest says.
 
     Returns:
@@ -62,10 +66,9 @@ def train(
 
     Raises:
         InputError: a loss needs labels or judgements and there are none, a loss is not finite, there is not one score
-            a candidate, a logger is not installed, or `out` holds something that is no model of ours.
+            a candidate, a logger is not installed, a query of the dev split is trained on, or `out` holds something
+            that is no model of ours.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("training in several processes is not supported yet; start it without torchrun")
     refuse_to_replace(out)
     options = options or TrainOptions()
     for logger in options.report_to:
@@ -82,10 +85,15 @@ def train(
     )
     parts = cast("Sequence[Loss]", losses)
     check(parts, lists)
-    asked = describe(student, losses, candidates, collection, teacher=teacher, options=options, seed=seed)
-    partial = _partial(out, digest_of(asked))
+    learner = cast("Student", student)
+    asked = describe(student, losses, candidates, collection, teacher=teacher, options=options, seed=seed, dev=dev)
+    device = device_of(None)
+    measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
+    workers = Workers.start(device)
+    with workers.first() as first:
+        partial = _partial(out, digest_of(asked)) if first else _partial_name(out)
     began = time.perf_counter()
-    model, facts = _run(cast("Student", student), parts, lists, options, seed, partial)
+    model, facts = _run(learner, parts, lists, options, seed, partial, measured, workers, device)
     manifest = {
         "artefact": "model",
         "student": student.model_dump(),
@@ -102,13 +110,19 @@ def train(
         **facts,
         "seconds": round(time.perf_counter() - began, 1),
     }
+    with workers.first() as first:
+        if first:
+            _write(learner, model, out, partial, manifest)
+    return manifest
+
+
+def _write(student: Student, model: Any, out: Path, partial: Path, manifest: dict[str, Any]) -> None:
     with atomic_folder(out) as folder:
-        cast("Student", student).save(model, folder)
+        student.save(model, folder)
         if (partial / "runs").is_dir():  # what loggers such as TensorBoard wrote
             shutil.copytree(partial / "runs", folder / "logs")
         write_json(folder / "manifest.json", manifest)
     shutil.rmtree(partial)
-    return manifest
 
 
 def describe(
@@ -120,6 +134,7 @@ def describe(
     teacher: np.ndarray | None,
     options: TrainOptions,
     seed: int,
+    dev: str | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the trained weights; how often they are saved and who is told do not.
 
@@ -133,6 +148,7 @@ def describe(
         "teacher": None if teacher is None else hashlib.sha256(teacher.tobytes()).hexdigest(),
         "texts": collection.digest,
         "seed": seed,
+        **({"dev": [dev, digest_of(collection.qrels(dev))]} if dev and options.evaluate_every else {}),
     }
 
 
@@ -173,9 +189,29 @@ def loss_line(log: Sequence[Mapping[str, float]]) -> str:
     return f"loss {first:.4f} in the first fifth, {last:.4f} in the last"
 
 
+def _partial_name(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def _dev(student: Student, lists: Lists, options: TrainOptions, split: str | None) -> Dev:
+    from retrodistill.training.dev import Dev
+
+    if split is None:
+        raise InputError("train.evaluate_every needs a split to measure on; name one as data.dev, or leave it out")
+    collection = lists.collection
+    trained = set(lists.candidates.queries)
+    both = [query for query in collection.query_ids(split) if query in trained]
+    if both:
+        raise InputError(
+            f"{len(both)} queries of the dev split {split!r} are trained on, such as {both[0]!r}; "
+            "what is chosen by them would flatter itself: hold them back from training"
+        )
+    return Dev(collection, split, options.metric, student)
+
+
 def _partial(out: Path, fingerprint: str) -> Path:
     """The folder of checkpoints, emptied where it belongs to another training."""
-    partial = out.with_name(out.name + ".partial")
+    partial = _partial_name(out)
     stamp = partial / "training.json"
     if not stamp.exists() or read_json(stamp).get("fingerprint") != fingerprint:
         stale = list(partial.glob("checkpoint-*"))
@@ -189,7 +225,15 @@ def _partial(out: Path, fingerprint: str) -> Path:
 
 
 def _run(
-    student: Student, losses: Sequence[Loss], lists: Lists, options: TrainOptions, seed: int, partial: Path
+    student: Student,
+    losses: Sequence[Loss],
+    lists: Lists,
+    options: TrainOptions,
+    seed: int,
+    partial: Path,
+    dev: Dev | None,
+    workers: Workers,
+    device: str,
 ) -> tuple[Any, dict[str, Any]]:
     quiet_libraries()
     import transformers
@@ -198,22 +242,51 @@ def _run(
     from retrodistill.training.tokens import TokenCache
     from retrodistill.training.trainer import StudentTrainer, last_checkpoint
 
-    device = device_of(None)
     precision = resolve_precision(options.precision, device)
     transformers.set_seed(seed)
     model = student.load(device)
-    tokens = TokenCache(student, model, lists.collection, lists.queries, lists.document_rows)
-    objective = Objective(student, model, losses, tokens, precision=precision, max_tokens=options.max_tokens)
+    with workers.first():
+        tokens = TokenCache(student, model, lists.collection, lists.queries, lists.document_rows)
+    _prepare(model, options)
+    objective = Objective(
+        student, model, losses, tokens, precision=precision, max_tokens=options.max_tokens, workers=workers
+    )
     steps = lists.batches_an_epoch * options.epochs
     steps = min(steps, options.max_steps) if options.max_steps else steps
-    trainer = StudentTrainer(model, objective, lists, steps, options, seed, partial)
+    trainer = StudentTrainer(model, objective, lists, steps, options, seed, partial, dev)
     resumed = last_checkpoint(partial)
     if resumed:
         console.say(f"train     goes on from step {resumed.name.rpartition('-')[2]} of {steps}")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    log = trainer.state.log_history
     return model.eval(), {
-        "steps": steps,
+        "steps": trainer.state.global_step,
         "device": device,
         "precision": precision,
-        "log": [line for line in trainer.state.log_history if "loss" in line],
+        "processes": workers.count,
+        "log": [line for line in log if "loss" in line],
+        **({"dev": _chosen(trainer.state, options.metric)} if dev else {}),
     }
+
+
+def _chosen(state: Any, metric: str) -> dict[str, Any]:
+    """How the student did on the dev split, and which of its weights were kept."""
+    name = f"eval_{metric}"
+    measured = {line["step"]: line[name] for line in state.log_history if name in line}
+    return {"metric": metric, "by_step": measured, "kept_step": state.best_global_step, "kept": state.best_metric}
+
+
+def _prepare(model: Any, options: TrainOptions) -> None:
+    """Have the model's transformer forget its activations, or compile it, as asked."""
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            if options.gradient_checkpointing:
+                module.gradient_checkpointing_enable({"use_reentrant": False})
+            if options.compile:
+                module.compile(dynamic=True)
+            return
+    asked = [name for name in ("gradient_checkpointing", "compile") if getattr(options, name)]
+    if asked:
+        raise InputError(f"train.{asked[0]}: the student has no transformer to apply it to; leave it out")

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from retrodistill import console
 from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
+    from retrodistill.training.dev import Dev
     from retrodistill.training.lists import Lists
     from retrodistill.training.objective import Objective
     from retrodistill.training.options import TrainOptions
 
 WEIGHTS = "model.safetensors"
 COMPLETE = "complete"
+_NOT_SHOWN = ("_without_entries", "epoch", "grad_norm")
 
 
 class _Numbers(Dataset[dict[str, int]]):
@@ -50,7 +52,10 @@ class StudentTrainer(Trainer):
         options: of the loop.
         seed: of dropout.
         folder: where checkpoints go.
+        dev: measures the model of the moment where `options.evaluate_every` is set; the best weights are kept.
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
@@ -61,7 +66,17 @@ class StudentTrainer(Trainer):
         options: TrainOptions,
         seed: int,
         folder: Path,
+        dev: Dev | None = None,
     ) -> None:
+        evaluating: dict[str, Any] = {}
+        if dev is not None:
+            evaluating = {
+                "eval_strategy": "steps",
+                "eval_steps": options.evaluate_every,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": f"eval_{options.metric}",
+                "greater_is_better": True,
+            }
         arguments = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=1,
@@ -74,23 +89,34 @@ class StudentTrainer(Trainer):
             max_grad_norm=options.max_grad_norm,
             seed=seed,
             use_cpu=objective.device == "cpu",
-            save_steps=options.checkpoint_every,
+            save_steps=options.checkpoint_every if dev is None else options.evaluate_every,
             save_total_limit=2,
             logging_steps=max(1, steps // 50),
             report_to=list(options.report_to) or "none",
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             disable_tqdm=True,
+            **evaluating,
         )
         # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
         arguments._n_gpu = min(1, arguments.n_gpu)
-        super().__init__(model=model, args=arguments, train_dataset=_Numbers(steps), callbacks=[_Bar()])
+        callbacks: list[TrainerCallback] = [_Table(steps)]
+        if options.patience is not None:
+            callbacks.append(EarlyStoppingCallback(options.patience))
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=_Numbers(steps),
+            eval_dataset=None if dev is None else _Numbers(0),
+            callbacks=callbacks,
+        )
         # The objective itself shares the work among processes and adds their gradients up.
         self.accelerator.prepare_model = lambda model, **_: model
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.objective = objective
         self.lists = lists
+        self.dev = dev
         self._window: list[dict[str, float]] = []
 
     def training_step(
@@ -121,6 +147,15 @@ class StudentTrainer(Trainer):
             self._window = []
         super().log(logs, start_time)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Search the dev split with the weights of the moment."""
+        assert self.dev is not None
+        dev, model = self.dev, self.model
+        metrics = {f"eval_{dev.metric}": self.objective.workers.agree(lambda: dev(model))}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,16 +164,25 @@ class StudentTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         safetensors.torch.load_model(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
 
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        safetensors.torch.load_model(self.model, Path(best) / WEIGHTS)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
 
-class _Bar(TrainerCallback):
-    """A bar with the running loss; nothing where stderr is no terminal."""
+class _Table(TrainerCallback):
+    """A bar with rate and remaining time, and a row of numbers each tenth of the way; nothing where nobody looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.every = max(1, steps // 10)
         self.bar: tqdm | None = None
+        self.columns: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar = console.bar(state.max_steps, "train", "steps")
@@ -149,8 +193,23 @@ class _Bar(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        if self.bar is None or self.bar.disable or not logs:
+            return
+        evaluated = [name for name in logs if name.startswith("eval_")]
+        for name in evaluated:
+            console.say(f"{state.global_step:>9,}  {name.removeprefix('eval_')} on dev {logs[name]:.4f}")
+        if "loss" not in logs or evaluated:
+            return
+        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        if state.global_step == 1 or state.global_step % self.every < args.logging_steps:
+            hidden = ("epoch", "grad_norm")
+            shown = {
+                name: v for name, v in logs.items() if not name.endswith("_without_entries") and name not in hidden
+            }
+            if list(shown) != self.columns:
+                self.columns = list(shown)
+                console.say("     step  " + "  ".join(f"{name:>13}" for name in shown))
+            console.say(f"{state.global_step:>9,}  " + "  ".join(f"{value:>13.4g}" for value in shown.values()))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

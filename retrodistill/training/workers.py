@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -21,10 +24,34 @@ class Workers:
     gradient of the whole is the sum over the processes, and `count` processes end with the weights of one.
     """
 
+    @classmethod
+    def start(cls, device: str) -> Workers:
+        """Join the processes that torchrun started; alone where it started none."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+            # a process may wait for another to mine, score or evaluate: as long as it takes
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=7))
+        return cls()
+
     def __init__(self) -> None:
         there = dist.is_available() and dist.is_initialized()
         self.count = dist.get_world_size() if there else 1
         self.rank = dist.get_rank() if there else 0
+
+    @contextmanager
+    def first(self) -> Iterator[bool]:
+        """Have one process do the block before the others, which then find done what need not be done again."""
+        if self.rank > 0:
+            dist.barrier()
+        yield self.rank == 0
+        if self.count > 1 and self.rank == 0:
+            dist.barrier()
+
+    def agree(self, find: Callable[[], T]) -> T:
+        """What one process finds, for all of them."""
+        found = [find() if self.rank == 0 else None]
+        if self.count > 1:
+            dist.broadcast_object_list(found, src=0)
+        return cast(T, found[0])
 
     def mine(self, work: Sequence[T]) -> Sequence[T]:
         """This process's share; neighbours, which are of like size, go to different processes."""

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrodistill.collections import read_qrels
+from retrodistill.collections import Collection, Texts, read_qrels
 from retrodistill.errors import InputError, Problems
 
 HEADER = "query-id\tcorpus-id\tscore"
@@ -107,3 +107,31 @@ def test_both_formats_give_back_what_was_written(tmp_path, qrels, trec):
     path = written(tmp_path, *([] if trec else [HEADER]), *lines)
     found = read_qrels(path, qrels.keys(), {d for _, d, _ in pairs})
     assert found == qrels and list(found) == list(qrels)
+
+
+def judged(*queries):
+    texts = Texts.queries("c", [(query, f"text of {query}") for query in queries])
+    corpus = Texts.documents("c", [("d", "", "a document")])
+    return Collection("c", corpus, texts, {"train": {query: {"d": 1} for query in queries}})
+
+
+def test_queries_held_out_leave_the_split_and_stay_where_they_are_when_more_come():
+    queries = [f"q{number}" for number in range(400)]
+    whole = judged(*queries)
+    made = whole.hold_out("train", 0.25)
+    assert made.splits == ["train", "dev"]
+    held = set(made.qrels("dev"))
+    assert held.isdisjoint(made.qrels("train"))
+    assert held | set(made.qrels("train")) == set(queries)
+    assert 70 <= len(held) <= 130
+    assert len(whole.qrels("train")) == 400  # the collection that was asked is as it was
+    assert set(judged(*queries[::-1], "more").hold_out("train", 0.25).qrels("dev")) - {"more"} == held
+    assert set(whole.hold_out("train", 0.1).qrels("dev")) < held
+    assert made.digest == whole.digest
+
+
+def test_what_cannot_be_held_out():
+    with pytest.raises(InputError, match="leaves 0 to train on and 1 to measure on; choose another share"):
+        judged("only").hold_out("train", 0.999999)
+    with pytest.raises(InputError, match="c has a split 'train' of its own; use it, and hold nothing out"):
+        judged("a", "b").hold_out("train", 0.5, "train")
