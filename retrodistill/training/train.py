@@ -283,7 +283,9 @@ def _prepare(model: Any, options: TrainOptions) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             if options.gradient_checkpointing:
-                module.gradient_checkpointing_enable({"use_reentrant": False})
+                # transformers renamed it on the way through 5
+                enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+                enable({"use_reentrant": False})
             if options.compile:
                 module.compile(dynamic=True)
             return

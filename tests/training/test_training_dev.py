@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from small_training import candidates_over, teacher_over
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from retrodistill import steps
 from retrodistill.errors import InputError
@@ -114,9 +114,9 @@ def test_what_cannot_be_measured(tiny_model, collection, tmp_path):
 def test_checkpointed_activations_are_computed_twice_and_give_the_same_weights(
     tiny_model, collection, tmp_path, monkeypatch
 ):
-    forward, calls = BertLayer.forward, []
+    forward, calls = BertIntermediate.forward, []
     monkeypatch.setattr(
-        BertLayer, "forward", lambda self, *a, **k: calls.append(self.training) or forward(self, *a, **k)
+        BertIntermediate, "forward", lambda self, *a, **k: calls.append(self.training) or forward(self, *a, **k)
     )
     plain = run(tiny_model, collection, tmp_path / "a", max_steps=4)
     once = sum(calls)
