@@ -34,6 +34,9 @@ class Objective:
         losses: what is summed.
         precision: of matrix products; losses are always float32.
         max_tokens: how many tokens may hold gradients at once.
+
+    Attributes:
+        progress: share of the training that is done, from 0 to 1; weights may follow it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Objective:
         self.losses = dict(zip(_names(losses), losses, strict=True))
         self.precision = precision
         self.max_tokens = max_tokens
+        self.progress = 0.0
         self.device = str(model.device)
 
     @property
@@ -72,7 +76,7 @@ class Objective:
             for group in batch.split(query_tokens, document_tokens, self.max_tokens):
                 for name, value in self._direct(group, counts, scale).items():
                     parts[name] += value
-        total = sum(self.losses[name].weight * value for name, value in parts.items())
+        total = sum(self.losses[name].weight_at(self.progress) * value for name, value in parts.items())
         silent = {f"{name}_without_entries": float(count == 0) for name, count in counts.items()}
         return {"loss": total, **parts, **silent}
 
@@ -146,7 +150,7 @@ class Objective:
                     f"loss {name} is {parts[name]}; a lower train.learning_rate, train.precision=fp32 or a higher "
                     "temperature may help. The last checkpoint is kept"
                 )
-            total = total + loss.weight * value
+            total = total + loss.weight_at(self.progress) * value
         return total, parts
 
 
@@ -168,6 +172,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         teacher=teacher.masked_fill(~judged, 0.0),
         judged=judged,
         positive=tensor(batch.positive),
+        grades=tensor(batch.positive).float(),
         own=tensor(batch.own),
         valid=tensor(batch.valid),
     )

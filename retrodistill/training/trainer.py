@@ -96,6 +96,7 @@ class StudentTrainer(Trainer):
     ) -> Tensor:
         """Compute one batch and its gradient."""
         model.train()
+        self.objective.progress = self.state.global_step / self.state.max_steps
         parts = self.objective.backward(self.lists.batch(int(inputs["number"])))
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not torch.isfinite(nn.utils.get_total_norm(gradients)):
