@@ -47,9 +47,7 @@ def _number_or_schedule(given: Any) -> float | Schedule:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise ValueError(
-            f"expected a number from 0 up or a schedule such as {{start: 0, end: 1, over: 0.3}}, got {given!r}"
-        )
+        raise ValueError(f"expected a number >= 0 or a schedule such as {{start: 0, end: 1, over: 0.3}}, got {given!r}")
     return number
 
 

@@ -281,7 +281,9 @@ def _infonce(loss, query, queries):
         least = min((d.teacher for d in query.own if d.positive and d.judged), default=math.inf)
 
         def likely_relevant(d):
-            return loss.false_negative_margin is not None and d.judged and d.teacher >= least - loss.false_negative_margin
+            return (
+                loss.false_negative_margin is not None and d.judged and d.teacher >= least - loss.false_negative_margin
+            )
 
         usable = query.documents if loss.in_batch_negatives else query.own
         return [d for d in usable if d.valid and not d.positive and not likely_relevant(d)]

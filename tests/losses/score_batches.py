@@ -65,7 +65,9 @@ LOSSES = {
 PAIRS = (RankNet, Preference, Lambda, ApproxNDCG, ADRMSE, CPRD)
 
 
-def make_batch(student, *, teacher=None, positive=None, grades=None, own=None, judged=None, valid=None, preferences=None):
+def make_batch(
+    student, *, teacher=None, positive=None, grades=None, own=None, judged=None, valid=None, preferences=None
+):
     """A batch from lists; masks are all true, and positives none, where not given. Positives have grade 1."""
     student = torch.as_tensor(student, dtype=torch.float32)
     everywhere = torch.ones(student.shape, dtype=torch.bool)

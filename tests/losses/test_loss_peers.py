@@ -21,7 +21,6 @@ NAN = float("nan")
 # sentence-transformers' losses of bi-encoders see a column of positives and columns of hard negatives, all of them apart.
 
 
-
 def columns(seed, queries=5, ways=4, dimensions=7):
     generator = torch.Generator().manual_seed(seed)
     texts = torch.randn((1 + ways, queries, dimensions), generator=generator)
@@ -86,7 +85,6 @@ def test_default_infonce_is_the_default_ranking_loss_on_cosines():
     texts, labels = columns(1)
     expected = MultipleNegativesRankingLoss(None).compute_loss_from_embeddings(list(texts), labels)
     torch.testing.assert_close(InfoNCE()(as_batch(texts, labels)), expected, rtol=1e-6, atol=1e-6)
-
 
 
 # Its losses of cross-encoders see a list of documents a query, and a label for each.
