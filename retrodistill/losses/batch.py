@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from retrodistill.losses.schedules import Weight, weight_at
@@ -78,7 +79,7 @@ class Loss(Part):
         weight: what its value is multiplied with in the sum, a number or a schedule over the training.
     """
 
-    weight: Weight = 1.0
+    weight: Weight = Field(1.0, description="a number, or a schedule such as {start: 0, end: 1, over: 0.3}")
 
     @property
     def needs_teacher(self) -> bool:

@@ -17,7 +17,8 @@ class InfoNCE(Loss):
     r"""`-log exp(s(q, d+) / T) / sum_d exp(s(q, d) / T)`: each positive against all negatives of the batch.
 
     With several positives, each stands alone against the negatives, never against another positive, and the query's
-    loss is their mean. `in_batch_negatives: false` keeps to the query's own candidates. Needs labels, no teacher.
+    loss is their mean. `in_batch_negatives: false` keeps to the query's own candidates. Needs labels, no teacher as it
+    stands.
 
     `false_negative_margin: m` drops negatives that a teacher scores at `t(q, d+) - m` or above, `d+` the query's
     positive that it likes least: they are likely relevant, only nobody labelled them. The margin is in the teacher's
@@ -31,7 +32,7 @@ class InfoNCE(Loss):
 
     kind: Literal["infonce"] = "infonce"
     temperature: float = Field(0.05, gt=0)
-    in_batch_negatives: bool = True
+    in_batch_negatives: bool = Field(True, description="other queries' documents are negatives too")
     false_negative_margin: float | None = Field(None, description="how far below the positive is too near")
     symmetric: bool = Field(False, description="documents find their queries too")
 
@@ -100,7 +101,7 @@ class CPRD(Loss):
     kind: Literal["cprd"] = "cprd"
     temperature: float = Field(0.05, gt=0)
     hard: int | None = Field(None, ge=1, description="how many are hard; none: all of a query's own")
-    in_batch_negatives: bool = True
+    in_batch_negatives: bool = Field(True, description="other queries' documents are easy ones")
 
     @property
     def in_batch(self) -> bool:

@@ -36,7 +36,7 @@ def choices(student: Tensor, order: Tensor, mask: Tensor) -> Tensor:
 
 
 class Chain(Targeted):
-    """A weighted sum of choices in the target's order; the loss stays convex in the scores."""
+    """A weighted sum of the choices that make up the target's order."""
 
     temperature: float = Field(1.0, gt=0, description="of the student")
 
