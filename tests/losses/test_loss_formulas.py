@@ -25,7 +25,7 @@ def test_ragged_lists_as_the_formula_in_loops(name, seed):
 
 
 @each_name
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=seeds)
 def test_gradients_are_finite_differences(name, seed):
     loss, batch, step = LOSSES[name], random_batch(seed, queries=2, documents=6), 1e-5

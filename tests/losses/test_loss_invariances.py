@@ -64,7 +64,7 @@ def unchanged_by_more(loss, batch, wide):
 
 
 @each_loss
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds, extra=st.integers(1, 6), positive=st.booleans())
 def test_padding_changes_nothing(loss, seed, extra, positive):
     batch = random_batch(seed)
@@ -72,7 +72,7 @@ def test_padding_changes_nothing(loss, seed, extra, positive):
 
 
 @each(TAUGHT)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds, extra=st.integers(1, 6), positive=st.booleans())
 def test_what_no_teacher_judged_teaches_nothing(loss, seed, extra, positive):
     batch = random_batch(seed)
@@ -80,7 +80,7 @@ def test_what_no_teacher_judged_teaches_nothing(loss, seed, extra, positive):
 
 
 @each(those(lambda loss: not loss.in_batch))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds, extra=st.integers(1, 6))
 def test_other_queries_documents_count_in_batch_alone(loss, seed, extra):
     batch = random_batch(seed)
@@ -95,7 +95,7 @@ def test_other_queries_documents_count_in_batch(loss):
 
 
 @each_loss
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_the_order_of_documents_and_of_queries_does_not_matter(loss, seed):
     batch = random_batch(seed)
@@ -106,7 +106,7 @@ def test_the_order_of_documents_and_of_queries_does_not_matter(loss, seed):
 
 
 @each_loss
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=seeds)
 def test_nor_does_it_where_the_teacher_and_the_labels_tie(loss, seed):
     batch = random_batch(seed)
@@ -122,7 +122,7 @@ def constants(seed, queries):
 
 # Single scores have no other to be measured against; a document that looks for its query sees them side by side.
 @each(those(lambda loss: not isinstance(loss, MSE | BCE) and loss not in SYMMETRIC.values()))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_a_constant_on_a_querys_student_scores_changes_nothing(loss, seed):
     batch = random_batch(seed)
@@ -131,7 +131,7 @@ def test_a_constant_on_a_querys_student_scores_changes_nothing(loss, seed):
 
 
 @each(those(lambda loss: not isinstance(loss, MSE | BCE)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_a_constant_on_a_querys_teacher_scores_changes_nothing(loss, seed):
     batch = random_batch(seed)
@@ -154,7 +154,7 @@ REACHED = [
 
 
 @pytest.mark.parametrize("loss", [*REACHED, BCE(), ListNet(temperature=2.0)])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_no_loss_and_no_gradient_where_the_student_is_the_teacher(loss, seed):
     batch = replace(random_batch(seed), preferences=None)
@@ -165,7 +165,7 @@ def test_no_loss_and_no_gradient_where_the_student_is_the_teacher(loss, seed):
 
 
 @each(those(lambda loss: isinstance(loss, Divergence | Preference)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_divergences_are_never_negative(loss, seed):
     assert loss(random_batch(seed)).item() >= -1e-6
@@ -181,7 +181,7 @@ ORDERS = those(
 
 
 @each(ORDERS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_of_an_order_nothing_but_the_order_counts(loss, seed):
     batch = random_batch(seed)
@@ -189,7 +189,7 @@ def test_of_an_order_nothing_but_the_order_counts(loss, seed):
 
 
 @each_loss
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=seeds)
 def test_who_is_counted_is_no_matter_of_the_student(loss, seed):
     batch = random_batch(seed, documents=5)

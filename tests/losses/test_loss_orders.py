@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from score_batches import make_batch
+from score_batches import make_batch, value_and_gradient, with_student
 
 from retrodistill.losses.listwise import ADRMSE, ListNet
 from retrodistill.losses.ndcg import ApproxNDCG, Lambda
 from retrodistill.losses.orders import descending, ranks, shared_ranks, soft_ranks
 from retrodistill.losses.permutation import PLD, ListMLE, PartialPlackettLuce, PListMLE
+from retrodistill.registry import build, table
 
 LN2, LN3 = math.log(2), math.log(3)
 NAN = float("nan")
@@ -150,3 +151,21 @@ def test_lists_without_an_order_are_not_counted():
     batch = make_batch([[1, 2], [1, 2]], teacher=[[3, 3], [3, 1]])
     for loss in (Lambda(), ApproxNDCG()):
         assert loss.terms(batch)[1].tolist() == [False, True]
+
+
+# What a loss has to say of the documents 0 to 4, best first; the best is the one with a label.
+SAID = {"infonce": [0], "approx_ndcg": [0, 1, 2], "partial_plackett_luce": [0, 1], "cprd": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize("kind", table("loss"))
+def test_down_the_gradient_lies_the_targets_order(kind):
+    # cold, a smooth nDCG has valleys of its own
+    loss = build("loss", {"kind": kind, "temperature": 1} if kind == "approx_ndcg" else kind)
+    batch = make_batch(torch.zeros(1, 5), teacher=[[4, 3, 2, 1, 0]], positive=[[1, 0, 0, 0, 0]])
+    student = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]])  # the wrong way round
+    for step in range(100):
+        _, gradient = value_and_gradient(loss, with_student(batch, student))
+        student = student - 0.1 * (1 - step / 100) * gradient.sign()
+    said = SAID.get(kind, [0, 1, 2, 3, 4])
+    order = [place for place in student[0].argsort(descending=True).tolist() if kind != "cprd" or place in said]
+    assert order[: len(said)] == said
