@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from retrodistill import recipe
 from retrodistill.errors import InputError, Problems
-from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.contrastive import InfoNCE
+from retrodistill.losses.divergences import KL
 from retrodistill.mining.samplers import Top
 from retrodistill.recipe import load, part, split_override
 from retrodistill.retrieval.bm25 import BM25

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retrodistill.errors import InputError
 from retrodistill.indexing.dense import Flat
-from retrodistill.losses.listwise import KL
+from retrodistill.losses.divergences import KL
 from retrodistill.mining.samplers import Top, Uniform
 from retrodistill.registry import FAMILIES, Part, build, expand, of, part_class, table
 from retrodistill.retrieval.bm25 import BM25

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from retrodistill.losses.schedules import Weight, weight_at
 from retrodistill.registry import Part
 
 
@@ -17,51 +17,88 @@ from retrodistill.registry import Part
 class ScoreBatch:
     """Scores of Q queries against all D documents of a batch.
 
-    A document that several queries share stands once. Every tensor has the shape (Q, D).
+    A document that several queries share stands once. Every tensor has the shape (Q, D) but `preferences`.
 
     Attributes:
         student: the student's scores, with gradients.
         teacher: the teacher's scores, as combined and calibrated; anything where `judged` is false.
         judged: a teacher's score exists.
         positive: labelled relevant.
+        grades: how relevant by the labels, float; 0 where not relevant or not labelled.
         own: mined for this query; false for the other queries' documents (in-batch negatives).
         valid: neither padding nor a document that must not count as a negative of this query.
+        preferences: (Q, D, D), entry [q, i, j] a teacher's probability that document i is better than j, NaN where it
+            was not asked; None where no teacher compares documents.
     """
 
     student: Tensor
     teacher: Tensor
     judged: Tensor
     positive: Tensor
+    grades: Tensor
     own: Tensor
     valid: Tensor
+    preferences: Tensor | None = None
 
     @property
     def taught(self) -> Tensor:
         """Entries a teacher's score can be learnt from: mined for the query, valid and judged, bool (Q, D)."""
         return self.own & self.valid & self.judged
 
+    def lists(self) -> ScoreBatch:
+        """Each query's own documents side by side, so that a matrix of their pairs is small.
+
+        Returns:
+            A batch of shape (Q, K), K the most own and valid documents that a query has, at least 1. Columns keep
+            their order; a shorter list is padded with entries that no mask holds. Gradients flow back to this batch.
+        """
+        kept = self.own & self.valid
+        width = max(1, int(kept.sum(-1).max()))
+        columns = torch.argsort(kept.to(torch.uint8), dim=-1, descending=True, stable=True)[:, :width]
+        kept = kept.gather(-1, columns)
+        preferences = self.preferences
+        if preferences is not None:
+            preferences = preferences.gather(1, columns.unsqueeze(-1).expand(-1, -1, preferences.shape[-1]))
+            preferences = preferences.gather(2, columns.unsqueeze(1).expand(-1, width, -1))
+        return ScoreBatch(
+            student=self.student.gather(-1, columns),
+            teacher=self.teacher.gather(-1, columns),
+            judged=self.judged.gather(-1, columns) & kept,
+            positive=self.positive.gather(-1, columns) & kept,
+            grades=self.grades.gather(-1, columns).masked_fill(~kept, 0.0),
+            own=kept,
+            valid=kept,
+            preferences=preferences,
+        )
+
 
 class Loss(Part):
     """An objective over a score matrix. It never asks which student it trains.
 
     Attributes:
-        needs_teacher: it learns from `teacher`.
-        needs_labels: it learns from `positive`.
-        weight: what its value is multiplied with in the sum.
+        weight: what its value is multiplied with in the sum, a number or a schedule over the training.
     """
 
-    needs_teacher: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = False
-    weight: float = Field(1.0, ge=0)
+    weight: Weight = Field(1.0, description="a number, or a schedule such as {start: 0, end: 1, over: 0.3}")
 
-    def weight_at(self, progress: float) -> float:
-        """The weight when a share `progress` of the training, 0 to 1, is done."""
-        return self.weight
+    @property
+    def needs_teacher(self) -> bool:
+        """It learns from `teacher` or `preferences`."""
+        return True
+
+    @property
+    def needs_labels(self) -> bool:
+        """It learns from `positive` or `grades`."""
+        return False
 
     @property
     def in_batch(self) -> bool:
         """Other queries' documents matter, so that a batch cannot be cut into parts without changing the loss."""
         return False
+
+    def weight_at(self, progress: float) -> float:
+        """The weight where a share `progress` of the training, from 0 to 1, is done."""
+        return weight_at(self.weight, progress)
 
     @abstractmethod
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
@@ -69,7 +106,7 @@ class Loss(Part):
 
         Returns:
             float32 values and bool mask, both of shape (Q,). Values where the mask is false are ignored, and must be
-            finite in value and in gradient.
+            finite in value and in gradient. The mask is a matter of labels, teacher and masks, never of the student.
         """
 
     def __call__(self, batch: ScoreBatch) -> Tensor:
@@ -82,3 +119,13 @@ def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Log-softmax over the last axis of the entries in `mask`, in float32; 0 elsewhere, where nothing flows back."""
     scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
     return torch.log_softmax(scores, dim=-1).masked_fill(~mask, 0.0)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last axis of the entries in `mask`; 0 where there are none."""
+    return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def pair_mean(values: Tensor, pairs: Tensor) -> Tensor:
+    """Mean over the last two axes of the entries in `pairs`; 0 where there are none."""
+    return masked_mean(values.flatten(-2), pairs.flatten(-2))

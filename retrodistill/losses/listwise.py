@@ -1,75 +1,57 @@
-"""Losses over a query's whole list: the student's distribution over documents is drawn to the teacher's."""
+"""Losses over a query's whole list that ask for its order or its shares, not for the teacher's scale."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from retrodistill.losses.batch import Loss, ScoreBatch, masked_log_softmax
+from retrodistill.losses.batch import ScoreBatch, masked_log_softmax, masked_mean
+from retrodistill.losses.ndcg import discounts
+from retrodistill.losses.orders import shared_ranks, soft_ranks
+from retrodistill.losses.targets import Targeted, Tempered
 
 
-class KL(Loss):
-    r"""`KL(softmax(t / T_t) || softmax(s / T_s))` over a query's judged candidates, in nats.
+class ListNet(Tempered, Targeted):
+    r"""`-sum_i softmax(t / T_t)_i log softmax(s / T_s)_i`: which document would be drawn first, by target and student.
 
-    With cosine students, whose scores span little, a low `student_temperature` such as 0.05 lets the distribution be
-    as sharp as the teacher's. A list of fewer than two judged documents teaches nothing and is not counted.
+    With a teacher the gradient is that of `kl`; with `target: labels` it is the listwise cross-entropy over graded
+    labels, of which a low `teacher_temperature` leaves the best alone.
 
-    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; as a ranking loss over candidates, e.g.
-    Ren et al. 2021, "RocketQAv2". No factor T squared is applied: the two temperatures are apart.
+    Source: Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach" (top-one probabilities).
     """
 
-    kind: Literal["kl"] = "kl"
-    temperature: float = Field(1.0, gt=0, description="of both, where they are not given apart")
-    student_temperature: float | None = Field(None, gt=0)
-    teacher_temperature: float | None = Field(None, gt=0)
+    kind: Literal["listnet"] = "listnet"
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
-        """One divergence a query."""
-        mask = batch.taught
-        teacher = batch.teacher.float().masked_fill(~mask, 0.0) / (self.teacher_temperature or self.temperature)
-        student = batch.student.float() / (self.student_temperature or self.temperature)
-        wanted, given = masked_log_softmax(teacher, mask), masked_log_softmax(student, mask)
-        divergence = (wanted.exp() * (wanted - given)).masked_fill(~mask, 0.0).sum(-1)
-        return divergence, mask.sum(-1) >= 2
+        """One cross-entropy a query; fewer than two documents teach nothing."""
+        target, mask = self.wanted(batch)
+        shares = masked_log_softmax(self.cooled_target(target), mask).exp()
+        logs = masked_log_softmax(self.cooled(batch.student), mask)
+        return -(shares * logs).masked_fill(~mask, 0.0).sum(-1), mask.sum(-1) >= 2
 
 
-class InfoNCE(Loss):
-    r"""`-log exp(s(q, d+) / T) / sum_d exp(s(q, d) / T)`: each positive against all negatives of the batch.
+class ADRMSE(Targeted):
+    r"""`(r_i - r'_i)^2 / log2(1 + r_i)`, r the target's ranks and `r'_i = 1 + sum_j sigmoid((s_j - s_i) / T)`.
 
-    With several positives, each stands alone against the negatives, never against another positive, and the query's
-    loss is their mean. `in_batch_negatives: false` keeps to the query's own candidates. Needs labels, no teacher.
+    The mean over a query's documents. The target's order alone counts, errors near the top most: made for the orders of
+    listwise LLMs. Documents that tie share the mean of their ranks.
 
-    Source: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding"; for retrieval,
-    Karpukhin et al. 2020, "Dense Passage Retrieval".
+    Source: Schlatt et al. 2025, "Rank-DistiLLM: Closing the Effectiveness Gap Between Cross-Encoders and LLMs for
+    Passage Re-Ranking".
     """
 
-    needs_teacher: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = True
-    kind: Literal["infonce"] = "infonce"
-    temperature: float = Field(0.05, gt=0)
-    in_batch_negatives: bool = True
-
-    @property
-    def in_batch(self) -> bool:
-        """As asked for."""
-        return self.in_batch_negatives
+    kind: Literal["adr_mse"] = "adr_mse"
+    temperature: float = Field(1.0, gt=0, description="of the student's ranks")
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
-        """The mean over a query's positives."""
-        scores = batch.student.float() / self.temperature
-        positive = batch.positive & batch.own & batch.valid
-        negative = batch.valid & ~batch.positive
-        if not self.in_batch_negatives:
-            negative = negative & batch.own
-        # log(e^p + sum e^n) - p for each positive p, from one logsumexp of the negatives
-        negatives = torch.logsumexp(scores.masked_fill(~negative, torch.finfo(torch.float32).min), dim=-1, keepdim=True)
-        losses = softplus((negatives - scores).masked_fill(~positive, 0.0)).masked_fill(~positive, 0.0)
-        counted = positive.any(-1) & negative.any(-1)
-        return losses.sum(-1) / positive.sum(-1).clamp(min=1), counted
+        """The mean over a query's documents; fewer than two have no order."""
+        lists = batch.lists()
+        target, mask = self.wanted(lists)
+        wanted = shared_ranks(target, mask)
+        errors = discounts(wanted) * (wanted - soft_ranks(lists.student.float() / self.temperature, mask)).square()
+        return masked_mean(errors, mask), mask.sum(-1) >= 2
 
 
-LOSSES = {"kl": KL, "infonce": InfoNCE}
+LOSSES = {"listnet": ListNet, "adr_mse": ADRMSE}

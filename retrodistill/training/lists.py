@@ -25,7 +25,7 @@ class Batch:
         queries: int64 (Q,), rows of the collection's queries.
         documents: int64 (D,), rows of its corpus.
         teacher: float32 (Q, D); NaN where there is no judgement.
-        positive: bool (Q, D); labelled relevant to the query, mined for it or not.
+        grades: float32 (Q, D); how relevant to the query by the labels, mined for it or not; 0 where not relevant.
         own: bool (Q, D); picked for the query.
         valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
             the query itself, or says what one of its positives says.
@@ -34,9 +34,14 @@ class Batch:
     queries: np.ndarray
     documents: np.ndarray
     teacher: np.ndarray
-    positive: np.ndarray
+    grades: np.ndarray
     own: np.ndarray
     valid: np.ndarray
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Labelled relevant, bool (Q, D)."""
+        return self.grades > 0
 
     def split(self, costs: np.ndarray, budget: int) -> Iterator[Batch]:
         """Cut into batches of whole queries with their own documents, within `budget` tokens where one query is.
@@ -58,7 +63,7 @@ class Batch:
             queries=self.queries[rows],
             documents=self.documents[columns],
             teacher=self.teacher[rows, columns],
-            positive=self.positive[rows, columns],
+            grades=self.grades[rows, columns],
             own=self.own[rows, columns],
             valid=self.valid[rows, columns],
         )
@@ -107,7 +112,7 @@ class Lists:
         self.queries = candidates.rows_of("query_id", collection.queries.ids)[candidates.offsets[:-1]]
         self._docs = candidates.rows_of("doc_id", collection.corpus.ids)
         self._offsets = candidates.offsets
-        self._relevant = np.nan_to_num(candidates.labels, nan=0.0) > 0
+        self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
 
     @property
@@ -128,7 +133,7 @@ class Lists:
     @property
     def positives(self) -> int:
         """Candidates labelled relevant."""
-        return int(self._relevant.sum())
+        return int((self._grades > 0).sum())
 
     def batch(self, number: int) -> Batch:
         """The batch of a step, counted from 0 through all epochs."""
@@ -139,7 +144,8 @@ class Lists:
         documents, places = _first_of_each(self._docs[np.concatenate(picked)])
         shape = (len(chosen), len(documents))
         teacher = np.full(shape, np.nan, dtype=np.float32)
-        positive, own, valid = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
+        grades = np.zeros(shape, dtype=np.float32)
+        own, valid = np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
         texts = self.collection.corpus.texts(documents)
         ids = [self.collection.corpus.ids[row] for row in documents]
         stops = np.cumsum([len(rows) for rows in picked])
@@ -147,17 +153,20 @@ class Lists:
             here = places[stop - len(rows) : stop]
             own[place, here] = True
             teacher[place, here] = self._teacher[rows]
-            relevant = self._relevant_to(int(query))
-            positive[place] = np.isin(documents, relevant)
+            labelled = self._rows(int(query))
+            labelled = labelled[self._grades[labelled] > 0]
+            relevant = self._docs[labelled]
+            known = np.isin(documents, relevant)
+            grades[place, known] = _looked_up(documents[known], relevant, self._grades[labelled])
             said = set(self.collection.corpus.texts(relevant))
-            valid[place] = [text not in said for text in texts] | positive[place]
+            valid[place] = [text not in said for text in texts] | known
             query_id = self.collection.queries.ids[self.queries[query]]
             valid[place] &= np.array([doc != query_id for doc in ids])
         return Batch(
             queries=self.queries[chosen],
             documents=documents,
             teacher=teacher,
-            positive=positive,
+            grades=grades,
             own=own,
             valid=valid,
         )
@@ -165,16 +174,13 @@ class Lists:
     def _rows(self, query: int) -> np.ndarray:
         return np.arange(self._offsets[query], self._offsets[query + 1])
 
-    def _relevant_to(self, query: int) -> np.ndarray:
-        rows = self._rows(query)
-        return self._docs[rows[self._relevant[rows]]]
-
     def _pick(self, query: int, epoch: int) -> np.ndarray:
         rows = self._rows(query)
         if len(rows) <= self.documents:
             return rows
         generator = np.random.default_rng([self.seed, epoch, query])
-        positive, rest = rows[self._relevant[rows]], rows[~self._relevant[rows]]
+        relevant = self._grades[rows] > 0
+        positive, rest = rows[relevant], rows[~relevant]
         # more positives than fit leave a place for a negative, without which no loss has anything to tell apart
         room = max(1, self.documents - min(1, len(rest)))
         if len(positive) > room:
@@ -194,3 +200,9 @@ def _first_of_each(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     places = np.empty(len(unique), dtype=np.int64)
     places[order] = np.arange(len(unique))
     return unique[order], places[inverse]
+
+
+def _looked_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of each wanted key; all of them are among the keys, each once."""
+    order = np.argsort(keys)
+    return values[order[np.searchsorted(keys[order], wanted)]]

@@ -240,6 +240,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         teacher=teacher.masked_fill(~judged, 0.0),
         judged=judged,
         positive=tensor(batch.positive),
+        grades=tensor(batch.grades),
         own=tensor(batch.own),
         valid=tensor(batch.valid),
     )

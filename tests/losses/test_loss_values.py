@@ -2,24 +2,17 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
-from score_batches import LOSSES, make_batch, random_batch, reference, value_and_gradient
-from sentence_transformers.sentence_transformer.losses import (
-    DistillKLDivLoss,
-    MarginMSELoss,
-    MultipleNegativesRankingLoss,
-)
-from sentence_transformers.util import dot_score
+from score_batches import LOSSES, make_batch, value_and_gradient
 
-from retrodistill.losses.listwise import KL, InfoNCE
-from retrodistill.losses.pairwise import MarginMSE
+from retrodistill.losses.contrastive import CPRD, InfoNCE
+from retrodistill.losses.divergences import KL, InBatchKL, JensenShannon
+from retrodistill.losses.pairwise import MarginMSE, Preference, RankNet
+from retrodistill.losses.pointwise import BCE, MSE
 from retrodistill.registry import build, table
 
 LN2, LN3, LN6 = math.log(2), math.log(3), math.log(6)
 NAN = float("nan")
-seeds = st.integers(0, 2**32 - 1)
 
 
 def test_kl_by_hand():
@@ -91,89 +84,171 @@ def test_margin_mse_is_the_mean_over_all_pairs_of_a_query_then_over_queries():
     assert MarginMSE()(batch).item() == pytest.approx(((1 + 16 + 4 + 25) / 4 + 16) / 2)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=40, deadline=None)
-@given(seed=seeds)
-def test_ragged_lists_as_the_formula_in_loops(name, seed):
-    batch = random_batch(seed)
-    value, _ = value_and_gradient(LOSSES[name], batch)
-    assert value == pytest.approx(float(reference(LOSSES[name], batch)), rel=1e-5, abs=1e-6)
+def test_margin_mse_of_all_pairs_by_hand():
+    # s - t: -2, -3, -3.5
+    batch = make_batch([[3, 1, 0]], teacher=[[5, 4, 3.5]])
+    assert MarginMSE(pairs="all")(batch).item() == pytest.approx((1 + 1.5**2 + 0.5**2) / 3)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=10, deadline=None)
-@given(seed=seeds)
-def test_gradients_are_finite_differences(name, seed):
-    loss, batch, step = LOSSES[name], random_batch(seed, queries=2, documents=5), 1e-5
-    _, gradient = value_and_gradient(loss, batch)
-    numeric = torch.zeros(gradient.shape, dtype=torch.float64)
-    for entry in torch.cartesian_prod(*map(torch.arange, gradient.shape)).tolist():
-        moved = torch.zeros(gradient.shape, dtype=torch.float64)
-        moved[tuple(entry)] = step
-        scores = batch.student.detach().double()
-        numeric[tuple(entry)] = (reference(loss, batch, scores + moved) - reference(loss, batch, scores - moved)) / (
-            2 * step
-        )
-    torch.testing.assert_close(gradient.double(), numeric, rtol=1e-4, atol=1e-5)
+def test_mse_by_hand():
+    batch = make_batch([[3, 1, 9]], teacher=[[5, 4, NAN]], judged=[[1, 1, 0]])
+    assert MSE()(batch).item() == pytest.approx((2**2 + 3**2) / 2)
+    assert MSE(scale=2)(batch).item() == pytest.approx((1**2 + 2**2) / 2)
 
 
-# The same numbers and gradients as sentence-transformers, whose losses see a column of positives and columns of hard
-# negatives, all of them apart.
+def test_bce_by_hand():
+    # student 3/4, teacher 9/10
+    batch = make_batch([[0.5 * LN3]], teacher=[[3 * math.log(9)]])
+    wanted = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert BCE(student_temperature=0.5, teacher_temperature=3)(batch).item() == pytest.approx(wanted)
 
 
-def columns(seed, queries=5, ways=4, dimensions=7):
-    generator = torch.Generator().manual_seed(seed)
-    texts = torch.randn((1 + ways, queries, dimensions), generator=generator)
-    texts = torch.nn.functional.normalize(texts, dim=-1) if seed % 2 else texts * 0.5
-    return texts.requires_grad_(), torch.randn((queries, ways), generator=generator) * 3
+def test_bce_of_labels_takes_any_grade_for_relevant_and_skips_queries_without():
+    batch = make_batch([[LN3, -LN3], [5, 5]], grades=[[3, 0], [0, 0]])
+    assert BCE(target="labels")(batch).item() == pytest.approx(-math.log(0.75))
 
 
-def as_batch(texts, labels):
-    """Queries against all columns' documents, column after column."""
-    queries, ways = labels.shape
-    own = torch.eye(queries, dtype=torch.bool).repeat(1, ways)
-    teacher = torch.full(own.shape, NAN)
-    teacher[own] = labels.flatten()
-    positive = torch.zeros_like(own)
-    positive[:, :queries] = own[:, :queries]
-    batch = make_batch(torch.zeros(own.shape), teacher=teacher, judged=own, own=own, positive=positive)
-    object.__setattr__(batch, "student", texts[0] @ texts[1:].flatten(0, 1).T)
-    return batch
+def test_kl_the_other_way_and_skewed_by_hand():
+    batch = make_batch([[0, LN3]], teacher=[[7, 7]])  # student (1/4, 3/4), teacher (1/2, 1/2), middle (3/8, 5/8)
+    assert KL(direction="reverse")(batch).item() == pytest.approx(math.log(1 / 2) / 4 + 3 * math.log(3 / 2) / 4)
+    forward, reverse = (math.log(4 / 3) + math.log(4 / 5)) / 2, math.log(2 / 3) / 4 + 3 * math.log(6 / 5) / 4
+    assert KL(skew=0.5)(batch).item() == pytest.approx(forward)
+    assert KL(skew=0.5, direction="reverse")(batch).item() == pytest.approx(reverse)
+    assert JensenShannon()(batch).item() == pytest.approx((forward + reverse) / 2)
 
 
-PAIRS = [
-    (MarginMSE(), MarginMSELoss(None), 1),
-    (KL(), DistillKLDivLoss(None), 1),
-    # theirs multiplies with the student's temperature squared
-    (KL(temperature=0.5), DistillKLDivLoss(None, temperature=0.5), 0.25),
-    (
-        KL(student_temperature=0.2, teacher_temperature=3),
-        DistillKLDivLoss(None, student_temperature=0.2, teacher_temperature=3),
-        0.04,
-    ),
-    # their scale is one over the temperature
-    (InfoNCE(temperature=0.05), MultipleNegativesRankingLoss(None, scale=20, similarity_fct=dot_score), 1),
-    (InfoNCE(temperature=0.5), MultipleNegativesRankingLoss(None, scale=2, similarity_fct=dot_score), 1),
-]
+def test_jensen_shannon_is_bounded():
+    assert JensenShannon()(make_batch([[0, 200]], teacher=[[200, 0]])).item() == pytest.approx(LN2)
 
 
-@pytest.mark.parametrize(("ours", "theirs", "factor"), PAIRS)
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("ways", [2, 4])
-def test_equal_to_sentence_transformers(ours, theirs, factor, seed, ways):
-    texts, labels = columns(seed, ways=ways)
-    expected = theirs.compute_loss_from_embeddings(list(texts), labels)
-    got = factor * ours(as_batch(texts, labels))
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(value, texts)[0] for value in (got, expected)), rtol=1e-4, atol=1e-5
+def test_in_batch_kl_is_over_all_that_was_judged():
+    scores = {"student": [[0, LN3, 50, 4]], "teacher": [[7, 7, NAN, 4]]}
+    masks = {"judged": [[1, 1, 0, 1]], "valid": [[1, 1, 1, 0]]}
+    assert InBatchKL()(make_batch(**scores, **masks, own=[[1, 0, 1, 1]])).item() == pytest.approx(0.5 * math.log(4 / 3))
+
+
+def test_ranknet_by_hand():
+    batch = make_batch([[LN2, 0, 0]], teacher=[[2, 1, 0]])
+    first, tied = math.log(1.5), LN2
+    assert RankNet()(batch).item() == pytest.approx((2 * first + tied) / 3)
+    assert RankNet(weights="difference")(batch).item() == pytest.approx((first + 2 * first + tied) / 4)
+    assert RankNet(temperature=0.5)(batch).item() == pytest.approx((2 * math.log(1.25) + tied) / 3)
+
+
+def test_ranknet_by_ndcg_takes_the_worse_of_two_tied_documents_to_be_first():
+    batch = make_batch([[LN2, 0, 0]], teacher=[[2, 1, 0]])  # the student's ranks: 1, 3, 2
+    middle = math.sqrt(2) - 1  # gains 1, 2^(1/2) - 1, 0
+    weights = [(1 - middle) * (1 - 1 / 2), 1 - 1 / math.log2(3), middle * (1 / math.log2(3) - 1 / 2)]
+    wanted = ((weights[0] + weights[1]) * math.log(1.5) + weights[2] * LN2) / sum(weights)
+    assert RankNet(weights="ndcg")(batch).item() == pytest.approx(wanted)
+
+
+def test_ranknet_has_nothing_to_say_of_ties():
+    batch = make_batch([[LN2, 0], [LN2, 0]], teacher=[[1, 1], [3, 1]])
+    for weights in ("none", "difference", "ndcg"):
+        assert RankNet(weights=weights)(batch).item() == pytest.approx(math.log(1.5))
+
+
+def test_preference_by_hand():
+    batch = make_batch([[5, 5]], preferences=[[[NAN, 0.75], [NAN, NAN]]])
+    wanted = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert Preference()(batch).item() == pytest.approx(wanted)
+    pointwise = make_batch([[5, 5]], teacher=[[2 * LN3, 0]])
+    assert Preference(teacher_temperature=2)(pointwise).item() == pytest.approx(wanted)
+
+
+def test_preference_does_not_look_at_scores_where_documents_were_compared():
+    batch = make_batch([[0, 0], [0, 0]], teacher=[[3, 0], [3, 0]], preferences=[[[NAN, 1], [0, NAN]], [[NAN] * 2] * 2])
+    assert Preference().terms(batch)[1].tolist() == [True, False]
+    assert Preference()(batch).item() == pytest.approx(LN2)
+
+
+def test_orders_asked_both_ways_meet_in_the_middle():
+    def gradient(apart):
+        return value_and_gradient(Preference(), make_batch([[apart, 0.0]], preferences=[[[NAN, 0.9], [0.3, NAN]]]))[
+            1
+        ].tolist()
+
+    assert gradient(math.log(4)) == [[pytest.approx(0, abs=1e-6)] * 2]  # 0.8 is the mean of 0.9 and 0.7
+    assert gradient(0.0)[0][0] < 0
+
+
+def test_infonce_drops_what_the_teacher_holds_for_relevant():
+    batch = make_batch([[LN2, 0, 0, 0]], teacher=[[-3, -3.5, -4, NAN]], positive=[[1, 0, 0, 0]], judged=[[1, 1, 1, 0]])
+
+    def value(margin):
+        return InfoNCE(temperature=1, false_negative_margin=margin)(batch).item()
+
+    assert value(0) == pytest.approx(math.log(5 / 2))
+    assert value(0.5) == pytest.approx(math.log(4 / 2))
+    assert value(1) == pytest.approx(math.log(3 / 2))
+    assert value(-1) == pytest.approx(math.log(5 / 2))
+
+
+def test_infonce_measures_false_negatives_against_the_positive_the_teacher_likes_least():
+    batch = make_batch([[0, 0, LN3]], teacher=[[5, 1, 2]], positive=[[1, 1, 0]])
+    assert InfoNCE(false_negative_margin=0).terms(batch)[1].tolist() == [False]
+    unjudged = make_batch([[0, 0, LN3]], teacher=[[5, NAN, 2]], positive=[[1, 1, 0]], judged=[[1, 0, 1]])
+    assert InfoNCE(temperature=1, false_negative_margin=0)(unjudged).item() == pytest.approx(math.log(4))
+
+
+def test_symmetric_infonce_by_hand():
+    batch = make_batch([[LN2, 0, 0], [LN3, LN6, 0]], positive=[[1, 0, 0], [0, 1, 0]], own=[[1, 0, 1], [0, 1, 0]])
+    first = (math.log(4 / 2) + math.log(5 / 2)) / 2  # against two documents, against the other query
+    second = (math.log(10 / 6) + math.log(7 / 6)) / 2
+    assert InfoNCE(temperature=1, symmetric=True)(batch).item() == pytest.approx((first + second) / 2)
+
+
+def test_symmetric_infonce_of_one_query_is_plain():
+    batch = make_batch([[LN2, 0, 0]], positive=[[1, 0, 0]])
+    assert InfoNCE(temperature=1, symmetric=True)(batch).item() == pytest.approx(LN2)
+
+
+def test_cprd_by_hand():
+    # a positive, two hard negatives of its own, a document of another query
+    batch = make_batch([[9, LN2, 0, 0]], teacher=[[9, 2, 1, NAN]], positive=[[1, 0, 0, 0]], own=[[1, 1, 1, 0]])
+    assert CPRD(temperature=1)(batch).item() == pytest.approx((math.log(4 / 2) + math.log(2)) / 2)
+    assert CPRD(temperature=1, hard=1)(batch).item() == pytest.approx(math.log(4 / 2))
+    assert CPRD(temperature=1, in_batch_negatives=False)(batch).item() == pytest.approx(math.log(3 / 2))
+
+
+def test_cprd_holds_ties_apart():
+    batch = make_batch([[LN2, 0, 0]], teacher=[[2, 2, 1]])
+    assert CPRD(temperature=1)(batch).item() == pytest.approx((math.log(3 / 2) + math.log(2)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "teacher", "labels", "in_batch"),
+    [
+        ("kl", True, False, False),
+        ("in_batch_kl", True, False, True),
+        ("bce", True, False, False),
+        ({"kind": "bce", "target": "labels"}, False, True, False),
+        ({"kind": "lambda", "target": "labels"}, False, True, False),
+        ("margin_mse", True, True, False),
+        ({"kind": "margin_mse", "pairs": "all"}, True, False, False),
+        ("infonce", False, True, True),
+        ({"kind": "infonce", "in_batch_negatives": False, "false_negative_margin": 0}, True, True, False),
+        ("cprd", True, False, True),
+        ("pld", True, False, False),
+    ],
+)
+def test_what_a_loss_needs_follows_from_its_options(loss, teacher, labels, in_batch):
+    loss = build("loss", loss)
+    assert (loss.needs_teacher, loss.needs_labels, loss.in_batch) == (teacher, labels, in_batch)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_losses_learn_from_no_more_than_they_say_they_need(loss):
+    """A query that has only what the loss says it needs is counted."""
+    nothing = torch.zeros(1, 3)
+    batch = make_batch(
+        torch.randn(1, 3),
+        teacher=[[2.0, 1.0, 0.0]] if loss.needs_teacher else nothing * NAN,
+        judged=nothing + loss.needs_teacher,
+        grades=[[1, 0, 0]] if loss.needs_labels else nothing,
     )
-
-
-def test_default_infonce_is_the_default_ranking_loss_on_cosines():
-    texts, labels = columns(1)
-    expected = MultipleNegativesRankingLoss(None).compute_loss_from_embeddings(list(texts), labels)
-    torch.testing.assert_close(InfoNCE()(as_batch(texts, labels)), expected, rtol=1e-6, atol=1e-6)
+    assert loss.terms(batch)[1].tolist() == [True]
 
 
 def test_options_in_yaml_and_in_python_are_the_same_part():
@@ -189,6 +264,15 @@ def test_options_in_yaml_and_in_python_are_the_same_part():
         {"kind": "kl", "student_temperature": -1},
         {"kind": "infonce", "temperature": 0},
         {"kind": "margin_mse", "scale": 0},
+        {"kind": "margin_mse", "pairs": "some"},
+        {"kind": "kl", "skew": 1},
+        {"kind": "jensen_shannon", "beta": 0},
+        {"kind": "infonce", "symmetric": True, "in_batch_negatives": False},
+        {"kind": "cprd", "hard": 0},
+        {"kind": "lambda", "cutoff": 0},
+        {"kind": "lambda", "scheme": "ndcg"},
+        {"kind": "partial_plackett_luce", "top": 0},
+        {"kind": "listmle", "target": "student"},
         {"kind": "kl", "weight": -1},
         {"kind": "kl", "temprature": 1},
     ],

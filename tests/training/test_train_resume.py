@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from small_training import candidates_over, teacher_over
 
-from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.contrastive import InfoNCE
+from retrodistill.losses.divergences import KL
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.objective import Objective
 from retrodistill.training.options import TrainOptions

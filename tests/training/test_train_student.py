@@ -11,7 +11,8 @@ from retrodistill.collections import Collection
 from retrodistill.collections.texts import Texts
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of
-from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.contrastive import InfoNCE
+from retrodistill.losses.divergences import KL
 from retrodistill.losses.pairwise import MarginMSE
 from retrodistill.models import digest
 from retrodistill.students.dense import DenseStudent

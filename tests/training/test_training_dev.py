@@ -9,7 +9,7 @@ from transformers.models.bert.modeling_bert import BertIntermediate
 
 from retrodistill import steps
 from retrodistill.errors import InputError
-from retrodistill.losses.listwise import KL
+from retrodistill.losses.divergences import KL
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.dev import Dev
 from retrodistill.training.objective import Objective

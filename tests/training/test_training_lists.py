@@ -10,7 +10,7 @@ from retrodistill.training.lists import Batch, Lists
 
 
 def same(first, second):
-    for name in ("queries", "documents", "teacher", "positive", "own", "valid"):
+    for name in ("queries", "documents", "teacher", "grades", "own", "valid"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -71,7 +71,7 @@ def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
     lists = Lists(candidates, teacher, collection, documents=6, pick="uniform", batch_size=12, seed=0)
     batch = read(lists, 0)
     scores = {
-        (collection.queries.text(query), collection.corpus.text(doc)): (score, label > 0)
+        (collection.queries.text(query), collection.corpus.text(doc)): (score, label)
         for query, doc, score, label in zip(
             candidates.query_ids, candidates.doc_ids, teacher, np.nan_to_num(candidates.labels), strict=True
         )
@@ -79,9 +79,9 @@ def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
     assert len(set(batch.documents)) == len(batch.documents)
     for row, query in enumerate(batch.queries):
         for column, document in enumerate(batch.documents):
-            score, relevant = scores.get((query, document), (NAN, False))
+            score, label = scores.get((query, document), (NAN, 0))
             np.testing.assert_equal(batch.teacher[row, column], score if batch.own[row, column] else np.float32(NAN))
-            assert batch.positive[row, column] == relevant
+            assert batch.grades[row, column] == label
     assert batch.teacher.dtype == np.float32
     assert lists.judged == int((~np.isnan(teacher)).sum()) < len(candidates)
     assert lists.positives == (18 if labels else 0)
@@ -171,7 +171,7 @@ def batches(draw):
         queries=np.array([f"text of q{n}" for n in range(queries)]),
         documents=np.array([f"text of d{n}" for n in range(documents)]),
         teacher=np.where(own, generator.normal(size=own.shape), np.nan).astype(np.float32),
-        positive=generator.random(own.shape) < 0.3,
+        grades=generator.integers(0, 3, own.shape).astype(np.float32),
         own=own,
         valid=generator.random(own.shape) < 0.8,
     ), generator
@@ -184,7 +184,7 @@ def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
     query_tokens, document_tokens = (generator.integers(1, 20, size) for size in batch.own.shape)
     groups = list(batch.split(query_tokens + batch.own @ document_tokens, budget))
     assert [query for group in groups for query in group.queries] == batch.queries.tolist()
-    whole = {name: by_id(batch, name) for name in ("teacher", "positive", "own", "valid")}
+    whole = {name: by_id(batch, name) for name in ("teacher", "grades", "own", "valid")}
     tokens = dict(zip([*batch.queries, *batch.documents], [*query_tokens, *document_tokens], strict=True))
     for group in groups:
         assert own_documents(group) == {query: own_documents(batch)[query] for query in group.queries}
@@ -199,7 +199,7 @@ def test_a_split_batch_is_whole_queries_with_their_own_documents(drawn, budget):
 
 def test_a_split_takes_as_many_queries_as_the_budget_allows():
     own = np.eye(4, dtype=bool)
-    batch = Batch(*map(np.array, (list("abcd"), list("wxyz"))), np.zeros((4, 4), dtype=np.float32), own, own, own)
+    batch = Batch(*map(np.array, (list("abcd"), list("wxyz"))), *[np.zeros((4, 4), dtype=np.float32)] * 2, own, own)
     for costs, budget, expected in [
         ([10] * 4, 20, ["ab", "cd"]),
         ([10] * 4, 19, ["a", "b", "c", "d"]),

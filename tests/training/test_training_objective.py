@@ -7,7 +7,8 @@ from small_training import lists_over
 
 from retrodistill.encoders import TOKENS_A_BATCH
 from retrodistill.errors import InputError
-from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.contrastive import InfoNCE
+from retrodistill.losses.divergences import KL
 from retrodistill.losses.pairwise import MarginMSE
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.objective import Objective, score_batch
