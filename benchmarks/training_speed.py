@@ -1,10 +1,10 @@
 """Claim: a step of listwise distillation costs less time and memory here than with sentence-transformers.
 
 The same step on both sides: 8 queries with 9 documents each, KL to given scores, all-MiniLM-L6-v2, texts of a
-collection cut at 256 tokens, dropout as the model has it, gradients but no optimizer. There: `DistillKLDivLoss` on what its own
-collator makes, tokenising included; here: `Objective.backward`, tokens from the cache. Time: both in one process, in
-turns, after a warm-up each; the median of the ratios. Memory: each side alone in a process of its own, the most that
-was resident. The two gradients are compared, without dropout.
+collection cut at 256 tokens, dropout as the model has it, gradients but no optimizer. There: `DistillKLDivLoss` on
+what its own collator makes, tokenising included; here: `Objective.backward`, tokens from the cache. Time: both in one
+process, in turns, after a warm-up each; the median of the ratios. Memory: each side alone in a process of its own, the
+most that was resident. The two gradients are compared, without dropout.
 
     python benchmarks/training_speed.py --data DIR --rounds 5
 """

@@ -13,14 +13,20 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+def speaks() -> bool:
+    """Whether this process talks to the person: of those that torchrun starts, the first alone does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """Print a line about the work to stderr, without tearing a progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    if speaks():
+        tqdm.write(line, file=sys.stderr)
 
 
 def _hidden() -> bool | None:
     # None asks tqdm to hide itself where stderr is no terminal.
-    return True if os.environ.get("RETRODISTILL_QUIET") else None
+    return True if os.environ.get("RETRODISTILL_QUIET") or not speaks() else None
 
 
 def bar(total: int, what: str, unit: str) -> tqdm:

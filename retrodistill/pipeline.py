@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,31 +10,49 @@ from typing import Any, cast
 from retrodistill import console, models, steps
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, open_collection
+from retrodistill.encoders import device_of
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import Evaluation
 from retrodistill.evaluation.report import markdown, write_report
 from retrodistill.files import atomic_folder, digest_of, write_json, write_text
+from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
 from retrodistill.mining.mine import mine
-from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
-from retrodistill.runs import Run, read_run, write_run
+from retrodistill.runs import read_run, write_run
 from retrodistill.scores.store import ScoreStore
+from retrodistill.sections import Recipe, Stage, Train
 from retrodistill.teachers import judging
 
-MANIFEST = "manifest.json"
+Maker = Callable[[], tuple[Evaluation, protocol.Run]]
 
 
 def run(recipe: Recipe) -> dict[str, Evaluation]:
-    """Mine, score, train, index, search, evaluate and report.
+    """Mine, score, train, index, search, evaluate and report, once or in rounds, for one student or several.
 
-    Killed anywhere and called again, it goes on where it was, and ends with the same numbers.
+    Killed anywhere and called again, it goes on where it was, and ends with the same numbers. Started by torchrun, its
+    processes share the training; at the other stops one works and the others wait.
 
     Returns:
-        The evaluation of each system: `before`, `student`, `teacher` and the baselines, as in the report.
+        The evaluation of each system, as in the report: `before`, `student`, `teacher` and the baselines. With several
+        students `before-NAME` and `NAME` of each; with rounds a student of an earlier one as `ROUND` or `ROUND-NAME`.
     """
-    return _Walk(recipe).walk()
+    from retrodistill.training.workers import Workers
+
+    workers = Workers.start(device_of(None))
+    with workers.first():
+        walk = _Walk(recipe)
+        walk.begin()
+    candidates: dict[str, Candidates] = {}
+    for stage in recipe.stages:
+        with workers.first():
+            candidates[stage.name] = walk.mine(stage)
+            walk.score(stage, candidates[stage.name])
+        for name in stage.students:
+            walk.train(stage, name, candidates[stage.name])
+    with workers.first():
+        return walk.measure()
 
 
 class _Walk:
@@ -47,37 +62,29 @@ class _Walk:
         self.recipe = recipe
         self.folder = recipe.folder
         self.store = ScoreStore(recipe.store)
-        self.collection: Collection = open_collection(recipe.data.path)
+        self.collection: Collection = opened(recipe)
 
-    def walk(self) -> dict[str, Evaluation]:
-        recipe = self.recipe
-        # every split is read before the first stop, so that a mistake in the last file is told now
-        train, test = (len(self.collection.query_ids(split)) for split in (recipe.data.train, recipe.data.test))
-        console.say(f"{recipe.name}: {self.collection.summary()}")
-        write_text(self.folder / "recipe.yaml", recipe.dump())
-        candidates = self._mine(train)
-        self._score(candidates)
-        self._train(candidates)
-        self._index()
-        run = self._search(test)
-        evaluations = self._evaluate(run)
-        for name in ("report.md", "report.html"):
-            write_report(self.folder / name, list(evaluations.values()))
-        say("report", f"{self.folder}/report.md, {self.folder}/report.html")
-        return evaluations
+    def begin(self) -> None:
+        """Read every split before the first stop, so that a mistake in the last file is told now."""
+        data = self.recipe.data
+        for split in (data.train, data.test, *([data.measured_on] if data.measured_on else [])):
+            self.collection.query_ids(split)
+        console.say(f"{self.recipe.name}: {self.collection.summary()}")
+        write_text(self.folder / "recipe.yaml", self.recipe.dump())
 
-    def _mine(self, queries: int) -> Candidates:
-        data, options = self.recipe.data, self.recipe.mine
-        folder = self.folder / "mine"
+    def mine(self, stage: Stage) -> Candidates:
+        data, options = self.recipe.data, stage.mine
+        folder = stage.folder / "mine"
         inputs = {
             "queries": [self.collection.digest, digest_of(self.collection.qrels(data.train))],
             "split": data.train,
-            "sources": [cast(Any, source).open(self.collection).identity for source in options.sources],
+            "sources": judging.identities(self.collection, options.sources),
             **options.model_dump(mode="json", exclude={"sources"}),
             "seed": self.recipe.seed,
         }
 
         def make(target: Path) -> dict[str, Any]:
+            queries = len(self.collection.query_ids(data.train))
             say("mine", f"{queries:,} queries, depth {options.depth}, from {_labels(options.sources)}")
             candidates, account = mine(
                 self.collection,
@@ -92,247 +99,215 @@ class _Walk:
             console.say(account.table())
             return account.as_dict()
 
-        _stop("mine", folder, inputs, make)
+        make_once("mine", folder, inputs, make)
         return Candidates.read(folder / "candidates.parquet")
 
-    def _score(self, candidates: Candidates) -> None:
-        teachers = self.recipe.score.teachers
+    def score(self, stage: Stage, candidates: Candidates) -> None:
+        teachers = stage.score.teachers
         if not teachers:
             return
         say("score", f"{len(candidates):,} pairs by {_labels(teachers)}")
         done = judging.judge(candidates, self.collection, teachers, self.store)
         for judged in done:
             say("", str(judged))
-        write_json(
-            self.folder / "score" / MANIFEST,
-            {
-                "artefact": "scores",
-                "store": str(self.store.root),
-                "candidates": candidates.digest,
-                "teachers": [
-                    {
-                        "teacher": teacher.model_dump(mode="json"),
-                        "fingerprint": judged.fingerprint,
-                        "asked": judged.asked,
-                    }
-                    for teacher, judged in zip(teachers, done, strict=True)
-                ],
-                **_circumstances(),
-            },
-        )
+        by_teacher = [
+            {"teacher": teacher.model_dump(mode="json"), "fingerprint": judged.fingerprint, "asked": judged.asked}
+            for teacher, judged in zip(teachers, done, strict=True)
+        ]
+        about = {"artefact": "scores", "store": str(self.store.root), "candidates": candidates.digest}
+        write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **circumstances()})
 
-    def _train(self, candidates: Candidates) -> None:
+    def train(self, stage: Stage, name: str, candidates: Candidates) -> None:
         from retrodistill.training.train import describe, train
 
-        score, options = self.recipe.score, self.recipe.train
-        teacher = steps.teacher_scores(candidates, self.collection, score.teachers, self.store, score.combine)
-        inputs = describe(
-            options.student,
-            options.losses,
-            candidates,
-            self.collection,
-            teacher=teacher,
-            options=options.options,
-            seed=self.recipe.seed,
-        )
-        folder = self.folder / "train"
-        if _unchanged("train", folder, inputs):
+        score, options = stage.score, stage.students[name]
+        arguments: dict[str, Any] = {
+            "teacher": steps.teacher_scores(candidates, self.collection, score.teachers, self.store, score.combine),
+            "options": options.options,
+            "seed": self.recipe.seed,
+            "dev": self.recipe.data.measured_on,
+        }
+        folder = stage.place("train", name)
+        inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)
+        if unchanged(_named("train", stage, name), folder, inputs):
             return
         say("train", f"{options.student.label}, {_labels(options.losses)}")
-        manifest = train(
-            options.student,
-            options.losses,
-            candidates,
-            self.collection,
-            folder,
-            teacher=teacher,
-            options=options.options,
-            seed=self.recipe.seed,
-            extra={"recipe": self.recipe.name, **_circumstances()},
-        )
+        facts = {
+            "recipe": self.recipe.name,
+            "teachers": [teacher.label for teacher in score.teachers],
+            **circumstances(),
+        }
+        manifest = train(options.student, options.losses, candidates, self.collection, folder, **arguments, extra=facts)
         first, last = manifest["log"][0], manifest["log"][-1]
-        say(
-            "",
-            f"{manifest['steps']} steps in {manifest['seconds']:.0f} s, loss {first['loss']:.4f} -> {last['loss']:.4f}",
-        )
+        done = f"{manifest['steps']} steps in {manifest['seconds']:.0f} s"
+        say("", f"{done}, loss {first['loss']:.4f} -> {last['loss']:.4f}")
 
-    def _index(self) -> None:
-        retriever = cast(EncoderRetriever, steps.as_retriever(str(self.folder / "train")))
+    def measure(self) -> dict[str, Evaluation]:
+        """Index, search and evaluate every student and what it is held against, and report."""
+        makers = dict(self._systems())
+        evaluations = {name: self._kept(name, identity, make) for name, (identity, make) in makers.items()}
+        for name in ("report.md", "report.html"):
+            write_report(self.folder / name, list(evaluations.values()))
+        say("report", f"{self.folder}/report.md, {self.folder}/report.html")
+        return evaluations
+
+    def _systems(self) -> Iterator[tuple[str, tuple[Any, Maker]]]:
+        """Every system by name: what decides its numbers, and what measures it."""
+        options, stages = self.recipe.evaluate, self.recipe.stages
+        if options.before:
+            for name, train in stages[0].students.items():
+                before = self._system_of(stages[0], train, self._before(stages[0], name))
+                title = "student before" if name == "student" else f"{name} before"
+                yield f"before{_suffix(name)}", (self._identity(before), partial(self._evaluate, title, before))
+        for stage in stages:
+            last = stage is stages[-1]
+            for name, train in stage.students.items():
+                title = f"{name} after" if last else f"{name} of {stage.name}"
+                key = name if last else f"{stage.name}{_suffix(name)}"
+                yield key, self._student(stage, name, train, title)
+        if options.teacher and stages[-1].score.teachers:
+            yield "teacher", self._teacher(stages[-1])
+        for baseline in options.baselines:
+            yield _safe(baseline.label), (self._identity(baseline), partial(self._evaluate, baseline.label, baseline))
+
+    def _student(self, stage: Stage, name: str, train: Train, title: str) -> tuple[Any, Maker]:
+        """A student through its index; one that reads pairs re-ranks what the sources find."""
+        if cast(Any, train.student).emits == "pairs":
+            system = self._system_of(stage, train, str(stage.place("train", name)))
+            return self._identity(system), partial(self._evaluate, title, system)
+        run, details = self._search(stage, name, train)
+        return digest_of(run), partial(self._measured, title, run, details)
+
+    def _index(self, stage: Stage, name: str, train: Train) -> Path:
+        retriever = cast(EncoderRetriever, steps.as_retriever(str(stage.place("train", name))))
+        fits = self.recipe.index is not None and cast(Any, self.recipe.index).accepts == cast(Any, train.student).emits
+        index = cast(Part, self.recipe.index) if fits else retriever.exact_index
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
-            "index": self.recipe.index.model_dump(),
+            "index": index.model_dump(),
         }
-        folder = self.folder / "index"
-        if _unchanged("index", folder, inputs):
-            return
-        say("index", f"{len(self.collection.corpus):,} documents, {self.recipe.index.label}")
-        write_index(
-            retriever,
-            self.recipe.index,
-            self.collection,
-            folder,
-            {"fingerprint": digest_of(inputs), **_circumstances()},
-        )
+        folder = stage.place("index", name)
+        if not unchanged(_named("index", stage, name), folder, inputs):
+            say("index", f"{len(self.collection.corpus):,} documents, {index.label}")
+            facts = {"fingerprint": digest_of(inputs), **circumstances()}
+            write_index(retriever, index, self.collection, folder, facts)
+        return folder
 
-    def _search(self, queries: int) -> Run:
-        folder, split = self.folder / "search", self.recipe.data.test
+    def _search(self, stage: Stage, name: str, train: Train) -> tuple[protocol.Run, dict[str, Any]]:
+        index, folder = self._index(stage, name, train), stage.place("search", name)
         depth = protocol.needed_depth(self.recipe.evaluate.metrics)
-        asked = self.collection.query_ids(split)
+        asked = self.collection.query_ids(self.recipe.data.test)
         inputs = {
-            "index": models.read_json(self.folder / "index" / MANIFEST)["fingerprint"],
+            "index": models.read_json(index / MANIFEST)["fingerprint"],
             "queries": [self.collection.queries.digest, asked],
             "depth": depth,
         }
-        searcher = Indexed(path=self.folder / "index").open(self.collection)
+        searcher = Indexed(path=index).open(self.collection)
 
         def make(target: Path) -> dict[str, Any]:
-            say("search", f"{queries:,} queries, depth {depth}")
+            say("search", f"{len(asked):,} queries, depth {depth}")
             write_run(target / "run.trec", searcher.search(asked, depth + 1), self.recipe.name)
             return {"details": searcher.details}
 
-        _stop("search", folder, inputs, make)
-        return read_run(folder / "run.trec")
+        make_once("search", folder, inputs, make, _named("search", stage, name))
+        return read_run(folder / "run.trec"), models.read_json(folder / MANIFEST)["details"]
 
-    def _evaluate(self, run: Run) -> dict[str, Evaluation]:
-        options, split = self.recipe.evaluate, self.recipe.data.test
-        details = models.read_json(self.folder / "search" / MANIFEST)["details"]
-        makers: dict[str, tuple[Any, Callable[[], tuple[Evaluation, Run]]]] = {}
-        if options.before:
-            before = self._before()
-            makers["before"] = (
-                models.digest(before),
-                partial(self._system, "student before", steps.as_retriever(before)),
-            )
-        makers["student"] = (digest_of(run), partial(self._measured, "student after", run, details))
-        if options.teacher and self.recipe.score.teachers:
-            score, sources = self.recipe.score, self.recipe.mine.sources
-            identity = [
-                judging.identities(self.collection, score.teachers),
-                judging.identities(self.collection, sources),
-                score.combine and score.combine.model_dump(),
-                self.recipe.mine.depth,
-            ]
-            makers["teacher"] = (identity, self._teacher)
-        for baseline in options.baselines:
-            identity = cast(Any, baseline).open(self.collection).identity
-            makers[_safe(baseline.label)] = (identity, partial(self._system, baseline.label, baseline))
-        evaluations: dict[str, Evaluation] = {}
-        judgements = digest_of(self.collection.qrels(split))
-        for name, (identity, make) in makers.items():
-            inputs = {
-                "system": identity,
-                "collection": self.collection.digest,
-                "qrels": judgements,
-                "metrics": options.metrics,
-            }
-            evaluations[name] = self._kept(name, inputs, make)
-        return evaluations
-
-    def _kept(self, name: str, inputs: Mapping[str, Any], make: Callable[[], tuple[Evaluation, Run]]) -> Evaluation:
+    def _kept(self, name: str, identity: Any, make: Maker) -> Evaluation:
         folder = self.folder / "evaluate" / name
+        inputs = {
+            "system": identity,
+            "collection": self.collection.digest,
+            "qrels": digest_of(self.collection.qrels(self.recipe.data.test)),
+            "metrics": self.recipe.evaluate.metrics,
+        }
 
         def write(target: Path) -> dict[str, Any]:
             say("evaluate", name)
             protocol.save(target, *make())
             return {}
 
-        _stop("evaluate", folder, inputs, write, f"evaluate  {name}")
+        make_once("evaluate", folder, inputs, write, f"evaluate  {name}")
         return protocol.load(folder)
 
-    def _system(self, name: str, part: Part) -> tuple[Evaluation, Run]:
-        return steps.evaluate(
-            part, self.collection, self.recipe.data.test, metrics=self.recipe.evaluate.metrics, name=name
-        )
+    def _identity(self, system: Part) -> Any:
+        return cast(Any, system).open(self.collection).identity
 
-    def _measured(self, name: str, run: Run, details: dict[str, Any]) -> tuple[Evaluation, Run]:
+    def _evaluate(self, title: str, system: Part) -> tuple[Evaluation, protocol.Run]:
+        recipe = self.recipe
+        return steps.evaluate(system, self.collection, recipe.data.test, metrics=recipe.evaluate.metrics, name=title)
+
+    def _measured(self, title: str, run: protocol.Run, details: dict[str, Any]) -> tuple[Evaluation, protocol.Run]:
+        recipe = self.recipe
         return protocol.evaluate_run(
             run,
-            self.collection.qrels(self.recipe.data.test),
-            metrics=self.recipe.evaluate.metrics,
-            depth=protocol.needed_depth(self.recipe.evaluate.metrics),
-            system=name,
+            self.collection.qrels(recipe.data.test),
+            metrics=recipe.evaluate.metrics,
+            depth=protocol.needed_depth(recipe.evaluate.metrics),
+            system=title,
             collection=self.collection.name,
-            split=self.recipe.data.test,
+            split=recipe.data.test,
             documents=len(self.collection.corpus),
             details=details,
         )
 
-    def _teacher(self) -> tuple[Evaluation, Run]:
-        recipe = self.recipe
-        return steps.evaluate_teacher(
+    def _teacher(self, stage: Stage) -> tuple[Any, Maker]:
+        """The last round's teachers over what its sources find for the test queries."""
+        score, mining = stage.score, stage.mine
+        identity = [
+            judging.identities(self.collection, score.teachers),
+            judging.identities(self.collection, mining.sources),
+            score.combine and score.combine.model_dump(),
+            mining.depth,
+        ]
+        return identity, partial(
+            steps.evaluate_teacher,
             self.collection,
-            recipe.data.test,
-            sources=recipe.mine.sources,
-            depth=recipe.mine.depth,
-            teachers=recipe.score.teachers,
+            self.recipe.data.test,
+            sources=mining.sources,
+            depth=mining.depth,
+            teachers=score.teachers,
             store=self.store,
-            combine=recipe.score.combine,
-            metrics=recipe.evaluate.metrics,
+            combine=score.combine,
+            metrics=self.recipe.evaluate.metrics,
         )
 
-    def _before(self) -> str:
+    def _system_of(self, stage: Stage, train: Train, model: str) -> Part:
+        """What finds documents by a student: the student itself, or a cross-encoder over the mining's sources."""
+        return steps.as_retriever(model)
+
+    def _before(self, stage: Stage, name: str) -> str:
         """The student as it was before training, cut and all, as a model of its own."""
-        student, folder = cast(Any, self.recipe.train.student), self.folder / "before"
-        identity = digest_of(student.identity)
-        if not (folder / MANIFEST).exists() or models.read_json(folder / MANIFEST).get("fingerprint") != identity:
+        student, folder = cast(Any, stage.students[name].student), stage.place("before", name)
+        if not made_of(folder, student.identity):
             with atomic_folder(folder) as temporary:
                 student.save(student.load("cpu"), temporary)
-                write_json(temporary / MANIFEST, {"artefact": "model", "fingerprint": identity, **_circumstances()})
+                about = {"artefact": "model", "fingerprint": digest_of(student.identity)}
+                write_json(temporary / MANIFEST, {**about, **circumstances()})
         return str(folder)
 
 
-def say(stop: str, what: str) -> None:
-    """A line of the walk: which stop, and what it does."""
-    console.say(f"{stop:<9} {what}")
+def opened(recipe: Recipe) -> Collection:
+    """The recipe's collection, with the queries held out that it asks for."""
+    data, collection = recipe.data, open_collection(recipe.data.path)
+    return collection if data.hold_out is None else collection.hold_out(data.train, data.hold_out)
 
 
 def _labels(parts: Any) -> str:
     return ", ".join(part.label for part in parts)
 
 
+def _suffix(name: str) -> str:
+    return "" if name == "student" else f"-{name}"
+
+
+def _named(stop: str, stage: Stage, name: str) -> str:
+    """A stop in words: which round's and which student's, where there are several."""
+    return " ".join([stop, *([stage.name] if stage.name else []), *([name] if name != "student" else [])])
+
+
 def _safe(label: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in label)
-
-
-def _circumstances() -> dict[str, Any]:
-    """When and with what an artefact was made."""
-    packages = ("retrodistill", "torch", "transformers", "sentence-transformers", "faiss-cpu", "bm25s", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": versions}
-
-
-def _unchanged(name: str, folder: Path, inputs: Mapping[str, Any]) -> bool:
-    manifest = folder / MANIFEST
-    if not manifest.exists() or models.read_json(manifest).get("fingerprint") != digest_of(inputs):
-        return False
-    say(name, f"unchanged, skipped ({folder})")
-    return True
-
-
-def _stop(
-    name: str, folder: Path, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]], said: str | None = None
-) -> None:
-    """Make a stop's artefact in a folder of its own, whole or not at all, unless it is there already."""
-    if _unchanged(said or name, folder, inputs):
-        return
-    began = time.perf_counter()
-    with atomic_folder(folder) as temporary:
-        facts = make(temporary)
-        manifest = {
-            "artefact": name,
-            "fingerprint": digest_of(inputs),
-            "inputs": inputs,
-            **facts,
-            "seconds": round(time.perf_counter() - began, 2),
-            **_circumstances(),
-        }
-        write_json(temporary / MANIFEST, manifest)
 
 
 def table(evaluations: Mapping[str, Evaluation]) -> str:

@@ -2,109 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError
 
 from retrodistill.errors import InputError, Problems, nearest
-from retrodistill.evaluation.metrics import parse_metric
-from retrodistill.evaluation.protocol import DEFAULT_METRICS
-from retrodistill.registry import OptionError, Part, build, expand, of, part_class
-from retrodistill.training.options import TrainOptions
+from retrodistill.registry import OptionError, Part, build, expand, part_class
+from retrodistill.sections import Mine, Recipe, Round, Score, Train
 
 Place = tuple[str | int, ...]
 Options = TypeVar("Options", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A stop's options: names are checked, values do not change once read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Data(Section):
-    """The collection and its splits."""
-
-    path: str
-    train: str = "train"
-    test: str = "test"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class Mine(Section):
-    """Where candidates come from."""
-
-    sources: tuple[of("retriever"), ...] = Field(("bm25",), min_length=1)  # type: ignore[valid-type]
-    depth: int = Field(100, ge=1)
-    sampler: of("sampler") | None = None  # type: ignore[valid-type]
-    filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
-
-
-class Score(Section):
-    """Who judges them, and how several judges become one."""
-
-    teachers: tuple[of("teacher"), ...] = ()  # type: ignore[valid-type]
-    combine: of("combination") | None = None  # type: ignore[valid-type]
-
-
-class Train(TrainOptions):
-    """Who learns, through what, for how long."""
-
-    student: of("student")  # type: ignore[valid-type]
-    losses: tuple[of("loss"), ...] = Field(min_length=1)  # type: ignore[valid-type]
-
-    @property
-    def options(self) -> TrainOptions:
-        """The loop's own options."""
-        return TrainOptions(**{name: getattr(self, name) for name in TrainOptions.model_fields})
-
-
-class Evaluate(Section):
-    """What is measured, and what the student is held against."""
-
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    baselines: tuple[of("retriever"), ...] = Field(("bm25",))  # type: ignore[valid-type]
-    before: bool = True
-    teacher: bool = True
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return tuple(parse_metric(name).name for name in names)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-
-
-class Recipe(Section):
-    """The whole road, from a collection to its numbers."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
-    runs: Path = Path("runs")
-    store: Path = Path("scores")
-    data: Data
-    mine: Mine = Mine()
-    score: Score = Score()
-    train: Train
-    index: of("index") = Field("flat")  # type: ignore[valid-type]
-    evaluate: Evaluate = Evaluate()
-
-    @property
-    def folder(self) -> Path:
-        """Where everything the run makes lies."""
-        return self.runs / self.name
-
-    def dump(self) -> str:
-        """The resolved recipe as YAML, to lie beside what it made."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -121,6 +32,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = _parse(path, lines)
     for override in overrides:
         _override(tree, override, lines)
+    mistakes = list(_name_rounds(tree, lines))
+    if mistakes:
+        raise _problems(path, mistakes)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -233,6 +147,16 @@ def _dotted(place: Place) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
 
+def _as_written(place: Place, lines: Mapping[Place, str]) -> Place:
+    """Without the number that a lone mapping gets where a list may stand, as in `train:`."""
+    written: Place = ()
+    for part in place:
+        lone = isinstance(part, int) and (*written, part) not in lines
+        if not (lone and any(known[: len(written)] == written and known != written for known in lines)):
+            written = (*written, part)
+    return written
+
+
 def _where(place: Place, lines: Mapping[Place, str]) -> str:
     for end in range(len(place), -1, -1):
         if place[:end] in lines:
@@ -247,7 +171,7 @@ def _told(error: ValidationError, model: type[BaseModel], base: Place, lines: Ma
         around = {other["loc"][: len(found["loc"])] for other in errors if len(other["loc"]) > len(found["loc"])}
         if found["type"] == "too_short" and found["loc"] in around:
             continue  # pydantic counts the good items only; the bad ones inside are told
-        place = (*base, *found["loc"])
+        place = _as_written((*base, *found["loc"]), lines)
         cause = found.get("ctx", {}).get("error")
         if isinstance(cause, OptionError):
             yield from _told(cause.error, cause.part, place, lines)
@@ -269,56 +193,132 @@ def describe(found: Mapping[str, Any], model: type[BaseModel] | None) -> str:
 
 def _model_at(model: type[BaseModel], place: Sequence[Any]) -> type[BaseModel] | None:
     for part in place:
+        if isinstance(part, int):
+            continue
         field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = _section_in(field.annotation) if field else None
+        if inner is None:
             return None
         model = inner
     return model
 
 
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, alone, in a tuple or where it may be left out."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
+
+
+_OF_A_ROUND = re.compile(
+    r"(?P<before>^|.*:)@(?P<round>[A-Za-z0-9][A-Za-z0-9._-]*)(?P<student>/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+)
+
+
+def _name_rounds(tree: dict[str, Any], lines: Mapping[Place, str]) -> Iterator[str]:
+    """Put folders for `@ROUND`, the student of a round before; tell of those that name none."""
+    rounds = tree.get("rounds")
+    if not isinstance(rounds, list):
+        return
+    folder = Path(str(tree.get("runs", "runs"))) / str(tree.get("name"))
+    before: list[str] = []
+    for number, part in enumerate(rounds):
+        rounds[number], mistakes = _put_folders(part, ("rounds", number), folder, before, lines)
+        yield from mistakes
+        if isinstance(part, dict) and isinstance(part.get("name"), str):
+            before.append(part["name"])
+
+
+def _put_folders(
+    value: Any, place: Place, folder: Path, before: Sequence[str], lines: Mapping[Place, str]
+) -> tuple[Any, list[str]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = {key: _put_folders(inner, (*place, key), folder, before, lines) for key, inner in items}
+        mistakes = [mistake for _, told in found.values() for mistake in told]
+        made = {key: inner for key, (inner, _) in found.items()}
+        return (made if isinstance(value, dict) else list(made.values())), mistakes
+    named = _OF_A_ROUND.fullmatch(value) if isinstance(value, str) else None
+    if named is None:
+        return value, []
+    if named["round"] not in before:
+        said = f"'@{named['round']}' names no round before this one; {nearest(named['round'], before)}"
+        return value, [f"{_where(place, lines)}{_dotted(place)}: {said}"]
+    return f"{named['before']}{folder / named['round'] / 'train'}{named['student'] or ''}", []
+
+
+def _sections(recipe: Recipe) -> Iterator[tuple[Place, Mine | Score | Train]]:
+    """Every section that holds parts, and its place."""
+    whole: Sequence[tuple[Place, Recipe | Round]] = [
+        ((), recipe),
+        *((("rounds", number), part) for number, part in enumerate(recipe.rounds)),
+    ]
+    for place, section in whole:
+        if section.mine is not None:
+            yield (*place, "mine"), section.mine
+        if section.score is not None:
+            yield (*place, "score"), section.score
+        yield from (((*place, "train", number), train) for number, train in enumerate(section.train or ()))
+
+
 def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
-    several: dict[Place, Sequence[Part]] = {
-        ("mine", "sources"): recipe.mine.sources,
-        ("mine", "filters"): recipe.mine.filters,
-        ("score", "teachers"): recipe.score.teachers,
-        ("train", "losses"): recipe.train.losses,
-        ("evaluate", "baselines"): recipe.evaluate.baselines,
-    }
-    for place, parts in several.items():
-        yield from (((*place, number), part) for number, part in enumerate(parts))
-    single: dict[Place, Part | None] = {
-        ("mine", "sampler"): recipe.mine.sampler,
-        ("score", "combine"): recipe.score.combine,
-        ("train", "student"): recipe.train.student,
-        ("index",): recipe.index,
-    }
-    yield from ((place, part) for place, part in single.items() if part is not None)
+    for place, section in _sections(recipe):
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Part):
+                yield (*place, name), value
+            elif isinstance(value, tuple):
+                yield from (
+                    ((*place, name, number), part) for number, part in enumerate(value) if isinstance(part, Part)
+                )
+    yield from ((("evaluate", "baselines", number), part) for number, part in enumerate(recipe.evaluate.baselines))
+    if recipe.index is not None:
+        yield ("index",), recipe.index
 
 
 def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
     """What is well-formed but cannot work: parts that do not fit each other, models and files that are not there."""
-    student, index = cast(Any, recipe.train.student), cast(Any, recipe.index)
-    if student.emits != index.accepts:
-        yield (
-            f"{_where(('index',), lines)}index: {index.kind} accepts {index.accepts}, but train.student "
-            f"({student.kind}) emits {student.emits}; choose an index that accepts {student.emits}"
-        )
-    for number, loss in enumerate(recipe.train.losses):
-        if cast(Any, loss).needs_teacher and not recipe.score.teachers:
-            place: Place = ("train", "losses", number)
-            said = f"{loss.kind} learns from a teacher, but score.teachers names none"
-            yield f"{_where(place, lines)}{_dotted(place)}: {said}"
-    weights = getattr(recipe.score.combine, "weights", None)
-    if weights is not None and len(weights) != len(recipe.score.teachers):
-        place = ("score", "combine")
-        said = f"{len(weights)} weights for {len(recipe.score.teachers)} teachers; give one each"
-        yield f"{_where(place, lines)}{_dotted(place)}: {said}"
-    for place, part in _parts(recipe):
+    for place, said in _mistakes(recipe):
+        written = _as_written(place, lines)
+        yield f"{_where(written, lines)}{_dotted(written)}: {said}"
+
+
+def _mistakes(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    yield from _unsearched(recipe)
+    for number, stage in enumerate(recipe.stages):
+        owner = recipe.rounds[number] if recipe.rounds else recipe
+        base: Place = ("rounds", number) if owner is not recipe and owner.train else ()
+        for position, train in enumerate(stage.students.values()):
+            for place, loss in enumerate(train.losses):
+                if cast(Any, loss).needs_teacher and not stage.score.teachers:
+                    said = f"{loss.kind} learns from a teacher, but score.teachers names none"
+                    yield (*base, "train", position, "losses", place), said
+            if train.evaluate_every is not None and recipe.data.measured_on is None:
+                said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
+                yield (*base, "train", position, "evaluate_every"), said
+    for place_, section in _sections(recipe):
+        weights = getattr(section.combine, "weights", None) if isinstance(section, Score) else None
+        if isinstance(section, Score) and weights is not None and len(weights) != len(section.teachers):
+            yield (*place_, "combine"), f"{len(weights)} weights for {len(section.teachers)} teachers; give one each"
+    for place_, part in _parts(recipe):
+        if str(getattr(part, "model", "")).startswith(tuple(f"{stage.folder}/" for stage in recipe.stages)):
+            continue  # a round of this very recipe will write it
         try:
             part.check()
         except InputError as error:
-            yield f"{_where(place, lines)}{_dotted(place)}: {error}"
+            yield place_, str(error)
+
+
+def _unsearched(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    """An index that takes what no student emits."""
+    index = cast(Any, recipe.index)
+    students = [cast(Any, train.student) for stage in recipe.stages for train in stage.students.values()]
+    if index is None or any(student.emits == index.accepts for student in students):
+        return
+    emitted = " or ".join(dict.fromkeys(student.emits for student in students))
+    kinds = ", ".join(dict.fromkeys(student.kind for student in students))
+    fix = "leave it out" if emitted == "pairs" else f"choose an index that accepts {emitted}, or leave it out"
+    yield ("index",), f"{index.kind} accepts {index.accepts}, but train.student ({kinds}) emits {emitted}; {fix}"
 
 
 def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = ()) -> Any:

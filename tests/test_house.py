@@ -17,12 +17,13 @@ PACKAGE = ROOT / "retrodistill"
 
 # From the ground up; a module imports from its own room or from floors below.
 FLOORS = [
-    {"errors", "files", "console", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "vectors"},
+    {"errors", "files", "console", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "vectors"},
     {"indexing", "scores", "losses", "evaluation"},
     {"retrieval"},
     {"mining", "teachers", "students"},
     {"training"},
-    {"recipe", "steps"},
+    {"sections", "steps"},
+    {"recipe"},
     {"pipeline"},
     {"cli"},
     {"__init__", "__main__"},

@@ -76,16 +76,16 @@ def test_a_recipe_is_read_into_parts(written, tiny_model):
     assert (found.mine.depth, found.mine.sampler) == (20, Top(n=5))
     assert found.score.teachers == found.mine.sources
     assert found.score.combine == Mean(normalise="minmax")
-    assert found.train.losses == (KL(), InfoNCE(temperature=0.1))
-    assert found.train.options == TrainOptions(epochs=2)
-    assert (found.train.student.emits, found.index.kind) == ("dense", "flat")
+    assert found.train[0].losses == (KL(), InfoNCE(temperature=0.1))
+    assert found.train[0].options == TrainOptions(epochs=2)
+    assert (found.train[0].student.emits, found.index.kind) == ("dense", "flat")
     assert found.folder == Path("runs/whole")
 
 
 def test_data_may_be_a_path_alone_and_defaults_stand_for_the_rest(written):
     found = load(written("name: x\ndata: somewhere\ntrain: {student: 'dense:{model}', losses: [infonce]}\n"))
     assert (found.data.path, found.data.train, found.data.test) == ("somewhere", "train", "test")
-    assert (found.seed, found.mine.sources, found.score.teachers, found.index.kind) == (0, (BM25(),), (), "flat")
+    assert (found.seed, found.mine.sources, found.score.teachers, found.index) == (0, (BM25(),), (), None)
     assert found.evaluate.metrics == ("nDCG@10", "AP@100", "R@100", "RR@10")
 
 
@@ -127,7 +127,7 @@ def test_so_does_one_with_a_part_from_elsewhere(written, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "losses_of_a_stranger", raising=False)
     found = load(written(), ["train.losses.1={kind: 'losses_of_a_stranger:Toy', size: 4}"])
-    assert found.train.losses[1].size == 4
+    assert found.train[0].losses[1].size == 4
     again = tmp_path / "again.yaml"
     again.write_text(found.dump(), encoding="utf-8")
     assert load(again) == found
@@ -140,7 +140,7 @@ def test_so_does_one_with_a_part_from_elsewhere(written, tmp_path, monkeypatch):
     ("override", "read"),
     [
         ("seed=7", lambda found: found.seed == 7),
-        ("train.epochs=5", lambda found: found.train.epochs == 5),
+        ("train.epochs=5", lambda found: found.train[0].epochs == 5),
         ("data=elsewhere", lambda found: (found.data.path, found.data.test) == ("elsewhere", "test")),
         ("data.path=elsewhere", lambda found: (found.data.path, found.data.test) == ("elsewhere", "dev")),
         ("mine.sources=[bm25]", lambda found: found.mine.sources == (BM25(),)),
@@ -151,9 +151,9 @@ def test_so_does_one_with_a_part_from_elsewhere(written, tmp_path, monkeypatch):
         ("mine.sampler=null", lambda found: found.mine.sampler is None),
         ("mine.sampler.skip=2", lambda found: found.mine.sampler == Top(n=5, skip=2)),
         ("score.combine.weights=[1, 3]", lambda found: found.score.combine == Mean(normalise="minmax", weights=(1, 3))),
-        ("train.student.layers=2", lambda found: found.train.student.layers == 2),
-        ("train.losses.1.temperature=0.5", lambda found: found.train.losses[1] == InfoNCE(temperature=0.5)),
-        ("train.losses.0.weight=2", lambda found: found.train.losses[0] == KL(weight=2)),
+        ("train.student.layers=2", lambda found: found.train[0].student.layers == 2),
+        ("train.losses.1.temperature=0.5", lambda found: found.train[0].losses[1] == InfoNCE(temperature=0.5)),
+        ("train.losses.0.weight=2", lambda found: found.train[0].losses[0] == KL(weight=2)),
         ("evaluate.metrics=[ndcg_cut_5]", lambda found: found.evaluate.metrics == ("nDCG@5",)),
         ("runs=/elsewhere", lambda found: found.folder == Path("/elsewhere/whole")),
         ("index.kind=flat", lambda found: found.index.kind == "flat"),
@@ -370,13 +370,13 @@ evaluate:
 """.replace("{tmp}", str(tmp_path))
     told = mistakes(written(text))
     expected = [
-        "line 8: index: bm25 accepts text, but train.student (dense) emits dense; choose an index that accepts dense",
+        "line 8: index: bm25 accepts text, but train.student (dense) emits dense; choose an index that accepts dense, or leave it out",
         "line 7: train.losses[1]: kl learns from a teacher, but score.teachers names none",
         "line 7: train.losses[2]: margin_mse learns from a teacher, but score.teachers names none",
         f"line 4: mine.sources[1]: run file {tmp_path}/none.trec: no such file",
         f"line 4: mine.sources[2]: {tmp_path}/none holds no index; `retrodistill index MODEL",
-        f"line 10: evaluate.baselines[0]: model '{tmp_path}/none': there is no such folder",
         f"line 6: train.student: model '{tmp_path}/none': there is no such folder",
+        f"line 10: evaluate.baselines[0]: model '{tmp_path}/none': there is no such folder",
     ]
     assert len(told) == len(expected)
     for line, start in zip(told, expected, strict=True):

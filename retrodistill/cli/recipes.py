@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from retrodistill import console
 from retrodistill.cli import options
 
 
@@ -25,7 +26,9 @@ def run(recipe: Path, settings: tuple[str, ...]) -> None:
     from retrodistill import recipe as recipes
 
     loaded = recipes.load(recipe, settings)
-    click.echo(pipeline.table(pipeline.run(loaded)))
+    table = pipeline.table(pipeline.run(loaded))
+    if console.speaks():
+        click.echo(table)
 
 
 @click.command()
@@ -38,12 +41,12 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
     Example:
       retrodistill validate recipes/scifact.yaml train.epochs=2
     """
+    from retrodistill import pipeline
     from retrodistill import recipe as recipes
-    from retrodistill.collections import open_collection
 
     loaded = recipes.load(recipe, settings)
-    collection = open_collection(loaded.data.path)
-    for split in (loaded.data.train, loaded.data.test):
+    data, collection = loaded.data, pipeline.opened(loaded)
+    for split in (data.train, data.test, *([data.measured_on] if data.measured_on else [])):
         collection.qrels(split)
     click.echo(loaded.dump(), nl=False)
     click.echo(f"{recipe}: no mistake found", err=True)

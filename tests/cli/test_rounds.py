@@ -1,0 +1,178 @@
+"""Recipes with several students, with rounds, with queries held out, and in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from retrodistill.cli import main
+
+
+def call(*words):
+    result = CliRunner().invoke(main, list(map(str, words)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def done(*words):
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def tree(tmp_path: Path, tiny_model: Path, collection_folder: Path):
+    return {
+        "name": "walk",
+        "runs": str(tmp_path / "runs"),
+        "store": str(tmp_path / "scores"),
+        "data": {"path": str(collection_folder)},
+        "mine": {"sources": ["bm25"], "depth": 8},
+        "score": {"teachers": ["bm25"]},
+        "train": {
+            "student": {"kind": "dense", "model": str(tiny_model), "layers": 2, "dropout": 0},
+            "losses": [{"kind": "kl", "student_temperature": 0.1}],
+            "batch_size": 4,
+            "documents": 4,
+            "learning_rate": 0.001,
+            "precision": "fp32",
+        },
+        "evaluate": {"metrics": ["nDCG@10"], "baselines": ["bm25"]},
+    }
+
+
+def written(tmp_path, tree):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_several_students_learn_from_one_set_of_scores(tmp_path, tree, tiny_model):
+    deep = {**tree["train"], "name": "deep", "student": f"dense:{tiny_model}"}
+    recipe = written(tmp_path, {**tree, "train": [{**tree["train"], "name": "cut"}, deep]})
+    first = done("run", recipe)
+    for name in ("cut before", "deep before", "cut after", "deep after", "teacher", "bm25"):
+        assert name in first.stdout
+    folder = tmp_path / "runs" / "walk"
+    layers = [
+        json.loads((folder / "train" / name / "config.json").read_text())["num_hidden_layers"]
+        for name in ("cut", "deep")
+    ]
+    assert layers == [2, 4]
+    assert sorted(path.name for path in (folder / "evaluate").iterdir()) == [
+        "before-cut", "before-deep", "bm25", "cut", "deep", "teacher",
+    ]  # fmt: skip
+    again = done("run", recipe, "train.1.epochs=2")
+    assert "train cut unchanged" in again.stderr and "train deep unchanged" not in again.stderr
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text((folder / "recipe.yaml").read_text())
+    assert "train deep unchanged" in done("run", resolved).stderr
+
+
+def test_the_student_of_a_round_mines_for_the_next_and_teaches_it(tmp_path, tree):
+    rounds = [
+        {"name": "first"},
+        {
+            "name": "second",
+            "mine": {"sources": ["bm25", "dense:@first"], "depth": 8},
+            "score": {"teachers": ["bm25", "dense:@first"]},
+            "train": {**tree["train"], "student": {"kind": "dense", "model": "@first"}},
+        },
+    ]
+    recipe = written(tmp_path, {**tree, "rounds": rounds})
+    assert "no mistake found" in done("validate", recipe).stderr
+    first = done("run", recipe)
+    folder = tmp_path / "runs" / "walk"
+    student = folder / "first" / "train"
+    assert f"found by dense:{student}" in first.stderr
+    manifest = json.loads((folder / "second" / "train" / "manifest.json").read_text())
+    assert manifest["teachers"] == ["bm25", f"dense:{student}"]
+    assert manifest["student"]["model"] == str(student)
+    assert sorted(path.name for path in (folder / "evaluate").iterdir()) == [
+        "before", "bm25", "first", "student", "teacher",
+    ]  # fmt: skip
+    again = done("run", recipe)
+    assert again.stdout == first.stdout
+    for stop in ("mine", "train", "index"):
+        assert again.stderr.count(f"{stop} first unchanged" if stop != "mine" else "mine      unchanged") >= 1
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("dense:@second", "'@second' names no round before this one; did you mean 'first'?"),
+        ("dense:@frist", "'@frist' names no round before this one; did you mean 'first'?"),
+    ],
+)
+def test_a_round_learns_from_rounds_before_it_alone(tmp_path, tree, model, said):
+    rounds = [{"name": "first"}, {"name": "second", "mine": {"sources": [model]}}]
+    refused = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert refused.exit_code == 2
+    assert said.partition(";")[0] in refused.stderr and "rounds[1].mine.sources[0]" in refused.stderr
+
+
+def test_names_stand_once(tmp_path, tree):
+    refused = call("validate", written(tmp_path, {**tree, "train": [tree["train"]] * 2}))
+    assert refused.exit_code == 2
+    assert "train: 'dense' stands twice; give each a `name:` of its own" in refused.stderr
+
+
+def test_queries_held_out_choose_the_weights(tmp_path, tree):
+    tree["data"]["hold_out"] = 0.3
+    tree["train"] |= {"epochs": 3, "evaluate_every": 1}
+    done("run", written(tmp_path, tree))
+    manifest = json.loads((tmp_path / "runs" / "walk" / "train" / "manifest.json").read_text())
+    assert manifest["dev"]["metric"] == "nDCG@10"
+    assert manifest["dev"]["kept"] == max(manifest["dev"]["by_step"].values())
+    assert 0 < manifest["queries"] < 12
+
+
+def test_an_evaluation_while_training_needs_a_split(tmp_path, tree):
+    tree["train"]["evaluate_every"] = 1
+    refused = call("validate", written(tmp_path, tree))
+    assert refused.exit_code == 2
+    assert "train.evaluate_every: needs a split to measure on; name it as data.dev" in refused.stderr
+    tree["data"] |= {"dev": "test", "hold_out": 0.5}
+    refused = call("validate", written(tmp_path, tree))
+    assert "hold_out makes a dev split, and dev names 'test'; keep one of them" in refused.stderr
+
+
+def test_two_processes_walk_one_road(tmp_path, tree):
+    tree["train"]["losses"].append({"kind": "infonce", "temperature": 0.1})
+    whole = written(tmp_path, {**tree, "name": "one"})
+    done("run", whole)
+    shared = written(tmp_path, {**tree, "name": "two"})
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "retrodistill",
+        "run",
+        str(shared),
+    ]
+    finished = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("## Results") == 1  # one process speaks
+    one, two = (load_file(tmp_path / "runs" / name / "train" / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
+    manifest = json.loads((tmp_path / "runs" / "two" / "train" / "manifest.json").read_text())
+    assert manifest["processes"] == 2
