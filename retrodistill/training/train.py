@@ -278,6 +278,7 @@ def _chosen(state: Any, metric: str) -> dict[str, Any]:
 
 def _prepare(model: Any, options: TrainOptions) -> None:
     """Have the model's transformer forget its activations, or compile it, as asked."""
+    import torch
     from transformers import PreTrainedModel
 
     for module in model.modules():
@@ -287,7 +288,8 @@ def _prepare(model: Any, options: TrainOptions) -> None:
                 enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
                 enable({"use_reentrant": False})
             if options.compile:
-                module.compile(dynamic=True)
+                # sentence-transformers calls `forward` itself, past what `Module.compile` would put before it
+                module.forward = torch.compile(module.forward, dynamic=True)
             return
     asked = [name for name in ("gradient_checkpointing", "compile") if getattr(options, name)]
     if asked:

@@ -1,5 +1,7 @@
 """A dev split chooses the weights: measured as every evaluation is, the best kept, the training stopped in time."""
 
+import shutil
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -21,10 +23,10 @@ OPTIONS = TrainOptions(
 )
 
 
-def run(tiny_model, collection, out, dev="test", **options):
+def run(tiny_model, collection, out, dev="test", dropout=None, **options):
     candidates = candidates_over(collection)
     return train(
-        DenseStudent(model=str(tiny_model), layers=2),
+        DenseStudent(model=str(tiny_model), layers=2, dropout=dropout),
         [KL(student_temperature=0.1)],
         candidates,
         collection,
@@ -127,3 +129,19 @@ def test_checkpointed_activations_are_computed_twice_and_give_the_same_weights(
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     for name, weight in one.items():
         torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_encoder_gives_the_same_loss_and_gradient(tiny_model, collection, tmp_path):
+    from torch._dynamo.utils import counters
+
+    options = {"max_steps": 1, "evaluate_every": None, "dropout": 0.0, "batch_size": 2, "documents": 2}
+    plain = run(tiny_model, collection, tmp_path / "a", **options)["log"][0]
+    counters.clear()
+    compiled = run(tiny_model, collection, tmp_path / "b", **options, compile=True)["log"][0]
+    assert counters["stats"]["unique_graphs"] > 0
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert compiled["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
+    assert (
+        load_file(tmp_path / "a" / "model.safetensors").keys() == load_file(tmp_path / "b" / "model.safetensors").keys()
+    )
