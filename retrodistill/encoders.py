@@ -7,12 +7,17 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from retrodistill import models
 from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrodistill.packed.sentences import PackedSentences
 
 Role = Literal["query", "document"]
 Precision = Literal["fp32", "bf16"]
@@ -142,20 +147,13 @@ class DenseEncoder:
         """
         import torch
 
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
-        options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
+        embed = self._padded if self.packed is None else self._packed
         budget = TOKENS_A_BATCH["cuda" if self.device.startswith("cuda") else "cpu"]
         result: np.ndarray | None = None
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            for rows in token_batches(self.lengths(texts), budget):
-                vectors = encode(
-                    [texts[row] for row in rows],
-                    batch_size=len(rows),
-                    normalize_embeddings=self.similarity == "cosine",
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                    **options,
-                )
+        with torch.inference_mode():
+            lengths, embedded = embed(texts, role)
+            for rows in token_batches(lengths, budget):
+                vectors = embedded(rows)
                 if result is None:
                     result = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
                 result[rows] = vectors.float().cpu().numpy()
@@ -170,6 +168,38 @@ class DenseEncoder:
                 "its weights are damaged"
             )
         return result
+
+    @cached_property
+    def packed(self) -> PackedSentences | None:
+        """The model without padding, where that is known to give the same vectors."""
+        from retrodistill.packed.sentences import PackedSentences
+
+        return PackedSentences.of(self.model, self.precision)
+
+    def _packed(self, texts: Sequence[str], role: Role) -> tuple[list[int], Callable[[np.ndarray], Tensor]]:
+        """Lengths of texts, and what embeds some rows of them."""
+        packed = self.packed
+        assert packed is not None
+        tokens = packed.tokens(texts, role, self.prompts[role])
+        return tokens.lengths, lambda rows: packed.vectors(tokens.take(rows), self.similarity == "cosine")
+
+    def _padded(self, texts: Sequence[str], role: Role) -> tuple[list[int], Callable[[np.ndarray], Tensor]]:
+        """The same, by sentence-transformers itself."""
+        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
+
+        def embedded(rows: np.ndarray) -> Tensor:
+            with autocast(self.device, self.precision):
+                return encode(
+                    [texts[row] for row in rows],
+                    batch_size=len(rows),
+                    normalize_embeddings=self.similarity == "cosine",
+                    convert_to_tensor=True,
+                    show_progress_bar=False,
+                    **options,
+                )
+
+        return self.lengths(texts), embedded
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""
