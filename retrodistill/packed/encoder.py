@@ -46,8 +46,9 @@ class Run(NamedTuple):
 class PackedEncoder:
     """A transformer encoder for inference on texts of any lengths, without padding.
 
-    It holds the weights as they were when it was made (views where nothing had to be converted or joined): make another
-    one after they have changed.
+    It takes the weights when it is made: make another one after they have changed. In float32 it copies those of
+    queries, keys and values and looks at the others where they are; in bfloat16, and where oneDNN wants weights in a
+    layout of its own, it copies those of all products.
 
     Attributes:
         width: length of a hidden state.
@@ -109,7 +110,7 @@ class PackedEncoder:
             [tokens[text] for text in order], None if types is None else [types[text] for text in order]
         )
         bias = None
-        if self.relative is not None:  # by distance only: that of shorter texts is a corner of it
+        if self.relative is not None:  # depends on distances only: a shorter text's is a corner of the longest's
             bias = self.relative.compute_position_bias(states[None, : lengths.max()])
         for layer in self.layers[:-1]:
             states = layer(states, runs, bias)

@@ -87,25 +87,27 @@ LAYOUTS = {
 
 LINEAR = ("query", "key", "value", "out", "up", "down")
 NORMS = ("attention_norm", "norm")
+EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
-def layout_of(encoder: nn.Module) -> Layout | None:
+def layout_of(encoder: Any) -> Layout | None:
     """The layout of an encoder of transformers; None where it is not known to the letter.
 
-    Decoders are refused, and so are layers that somebody has put adapters, quantised weights or parametrisations into.
+    Decoders are refused, and so are encoders that somebody has put adapters, quantised weights or parametrisations
+    into: they are of other classes than the plain ones.
     """
     kind = type(encoder)
     layout = LAYOUTS.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
-    config: Any = getattr(encoder, "config", None)
-    if layout is None or getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+    if layout is None or encoder.config._attn_implementation not in ("eager", "sdpa", "flash_attention_2"):
         return None
-    if config._attn_implementation not in ("eager", "sdpa", "flash_attention_2"):
+    if any(getattr(encoder.config, name, False) for name in ("is_decoder", "add_cross_attention")):
         return None
     layers = list(attrgetter(layout.layers)(encoder))
-    plain = all(
-        type(part) is wanted and part.bias is not None
-        for layer in layers
-        for names, wanted in ((LINEAR, nn.Linear), (NORMS, nn.LayerNorm))
-        for part in (layout.part(layer, name) for name in names)
-    )
+    embeddings = [getattr(encoder.embeddings, name, None) for name in EMBEDDINGS]
+    parts: list[tuple[Any, type]] = [(part, nn.Embedding) for part in embeddings if part is not None]
+    parts.append((encoder.embeddings.LayerNorm, nn.LayerNorm))
+    for layer in layers:
+        parts += [(layout.part(layer, name), nn.Linear) for name in LINEAR]
+        parts += [(layout.part(layer, name), nn.LayerNorm) for name in NORMS]
+    plain = all(type(part) is wanted and getattr(part, "bias", part) is not None for part, wanted in parts)
     return layout if layers and plain else None

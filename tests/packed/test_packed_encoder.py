@@ -193,6 +193,12 @@ def test_layers_that_were_changed_are_left_alone():
     model.encoder.layer[1].output.dense = Adapter(40, 24)
     assert PackedEncoder.of(model) is None
     model = made("bert")
+    model.embeddings.word_embeddings = type("Adapter", (torch.nn.Embedding,), {})(WORDS, 24)
+    assert PackedEncoder.of(model) is None
+    model = made("bert")
+    model.encoder.layer[0].attention.output.dense.bias = None
+    assert PackedEncoder.of(model) is None
+    model = made("bert")
     torch.nn.utils.parametrizations.weight_norm(model.encoder.layer[2].attention.self.query)
     assert PackedEncoder.of(model) is None
     model = made("bert")
