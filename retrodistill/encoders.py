@@ -147,13 +147,11 @@ class DenseEncoder:
         """
         import torch
 
-        embed = self._padded if self.packed is None else self._packed
+        embedded = self._padded if self.packed is None else self._packed
         budget = TOKENS_A_BATCH["cuda" if self.device.startswith("cuda") else "cpu"]
         result: np.ndarray | None = None
         with torch.inference_mode():
-            lengths, embedded = embed(texts, role)
-            for rows in token_batches(lengths, budget):
-                vectors = embedded(rows)
+            for rows, vectors in embedded(texts, role, budget):
                 if result is None:
                     result = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
                 result[rows] = vectors.float().cpu().numpy()
@@ -176,21 +174,27 @@ class DenseEncoder:
 
         return PackedSentences.of(self.model, self.precision)
 
-    def _packed(self, texts: Sequence[str], role: Role) -> tuple[list[int], Callable[[np.ndarray], Tensor]]:
-        """Lengths of texts, and what embeds some rows of them."""
+    def _packed(self, texts: Sequence[str], role: Role, budget: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Vectors of some rows of the texts at a time."""
+        from retrodistill.packed.parallel import each
+
         packed = self.packed
         assert packed is not None
         tokens = packed.tokens(texts, role, self.prompts[role])
-        return tokens.lengths, lambda rows: packed.vectors(tokens.take(rows), self.similarity == "cosine")
+        normalize = self.similarity == "cosine"
+        yield from each(
+            lambda rows: packed.vectors(tokens.take(rows), normalize),
+            token_batches(tokens.lengths, budget),
+            self.device,
+        )
 
-    def _padded(self, texts: Sequence[str], role: Role) -> tuple[list[int], Callable[[np.ndarray], Tensor]]:
+    def _padded(self, texts: Sequence[str], role: Role, budget: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """The same, by sentence-transformers itself."""
         encode = self.model.encode_query if role == "query" else self.model.encode_document
         options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
-
-        def embedded(rows: np.ndarray) -> Tensor:
+        for rows in token_batches(self.lengths(texts), budget):
             with autocast(self.device, self.precision):
-                return encode(
+                vectors = encode(
                     [texts[row] for row in rows],
                     batch_size=len(rows),
                     normalize_embeddings=self.similarity == "cosine",
@@ -198,8 +202,7 @@ class DenseEncoder:
                     show_progress_bar=False,
                     **options,
                 )
-
-        return self.lengths(texts), embedded
+            yield rows, vectors
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -123,14 +123,19 @@ class CrossEncoderJudge:
         device = str(self.model.device)
         result = np.empty(len(pairs), dtype=np.float32)
         with torch.inference_mode():
-            tokens = self.tokens(pairs)
-            for rows in token_batches(tokens.lengths, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
-                if self.packed is not None:
-                    logits = self.packed.logits(tokens.take(rows)).squeeze(1)
-                else:
-                    logits = self._padded([pairs[row] for row in rows])
+            for rows, logits in self._scored(pairs, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
                 result[rows] = logits.float().cpu().numpy()
         return result
+
+    def _scored(self, pairs: list[tuple[str, str]], budget: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Logits of some rows of the pairs at a time."""
+        from retrodistill.packed.parallel import each
+
+        packed, tokens = self.packed, self.tokens(pairs)
+        batches = token_batches(tokens.lengths, budget)
+        if packed is None:
+            return ((rows, self._padded([pairs[row] for row in rows])) for rows in batches)
+        return each(lambda rows: packed.logits(tokens.take(rows)).squeeze(1), batches, str(self.model.device))
 
     def tokens(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
         """What the model reads of pairs."""
