@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from retrodistill.emissions import Emission
-from retrodistill.encoders.common import Role
+from retrodistill.encoders.common import Role, token_batches, tokens_a_batch
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from retrodistill.packed.sentences import PackedSentences
 
 
 class DenseEncoder(Encoder):
@@ -31,6 +35,27 @@ class DenseEncoder(Encoder):
         if name not in ("cosine", "dot"):
             raise InputError(f"model {self.name!r} compares vectors by {name!r}; only cosine and dot can be searched")
         return name
+
+    @cached_property
+    def packed(self) -> PackedSentences | None:
+        """The model without padding, where that is known to give the same vectors."""
+        from retrodistill.packed.sentences import PackedSentences
+
+        return PackedSentences.of(self.model, self.precision)
+
+    def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Without padding where that is known to give the same vectors, else by sentence-transformers itself."""
+        packed = self.packed
+        if packed is None:
+            yield from super().batches(texts, role)  # type: ignore[misc]
+            return
+        from retrodistill.packed.parallel import each
+
+        tokens = packed.tokens(texts, role, self.prompts[role])
+        normalize = self.similarity == "cosine"
+        by_length = token_batches(tokens.lengths, tokens_a_batch(self.device))
+        for rows, vectors in each(lambda rows: packed.vectors(tokens.take(rows), normalize), by_length, self.device):
+            yield rows, vectors.float().cpu().numpy()
 
     def encode_batch(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Shape (texts, dimensions)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -113,29 +113,34 @@ class Encoder(ABC):
         """
         import torch
 
-        parts = []
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        orders, parts = [], []
+        with torch.inference_mode():
             if not texts:
                 return self.encode_batch([""], role)[:0]
-            batches = list(token_batches(self.lengths(texts), tokens_a_batch(self.device)))
-            for rows in batches:
-                parts.append(self._checked([texts[row] for row in rows], role))
+            for rows, vectors in self.batches(texts, role):
+                self._refuse_endless([texts[row] for row in rows], vectors, role)
+                orders.append(rows)
+                parts.append(vectors)
                 if done is not None:
                     done(len(rows))
-        return in_order(join(parts), np.concatenate(batches))
+        return in_order(join(parts), np.concatenate(orders))
+
+    def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, Vectors]]:
+        """Vectors of some rows of the texts at a time; called in inference mode."""
+        for rows in token_batches(self.lengths(texts), tokens_a_batch(self.device)):
+            with autocast(self.device, self.precision):
+                yield rows, self.encode_batch([texts[row] for row in rows], role)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""
         return token_lengths(self.model, texts)
 
-    def _checked(self, texts: list[str], role: Role) -> Vectors:
-        vectors = self.encode_batch(texts, role)
+    def _refuse_endless(self, texts: list[str], vectors: Vectors, role: Role) -> None:
         if not _finite(vectors):
             bad = next(text for row, text in enumerate(texts) if not _finite(vectors[row : row + 1]))
             raise InputError(
                 f"model {self.name!r} gives no finite vector for the {role} {bad[:80]!r}; its weights are damaged"
             )
-        return vectors
 
 
 def _finite(vectors: Vectors) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,7 +23,11 @@ from retrodistill.errors import InputError
 from retrodistill.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from retrodistill.collections import Collection
+    from retrodistill.packed.classifier import PackedClassifier
+    from retrodistill.packed.tokens import Tokens
 
 
 class CrossEncoder(Teacher):
@@ -96,6 +100,13 @@ class CrossEncoderJudge:
         set_max_length(model, options.max_length, options.model)
         return model.float()  # weights saved in 16 bits would be computed with in 16
 
+    @cached_property
+    def packed(self) -> PackedClassifier | None:
+        """The model without padding, where that is known to give the same logits."""
+        from retrodistill.packed.classifier import PackedClassifier
+
+        return PackedClassifier.of(self.model, self.options.precision)
+
     def query_text(self, query_id: str) -> str:
         """What stands in the first segment."""
         return self.collection.queries.text(query_id)
@@ -108,35 +119,43 @@ class CrossEncoderJudge:
         """Raw logits, float32, shape (pairs,)."""
         import torch
 
-        model = self.model
         pairs = [(self.query_text(q), self.document_text(d)) for q, d in zip(query_ids, doc_ids, strict=True)]
-        if not pairs:
-            return np.empty(0, dtype=np.float32)
-        limit = model.max_seq_length or 512
-        lengths = [
-            len(ids)
-            for ids in model.tokenizer(
-                [q for q, _ in pairs],
-                [d for _, d in pairs],
-                truncation=True,
-                max_length=limit,
-                return_attention_mask=False,
-            )["input_ids"]
-        ]
-        device = str(model.device)
+        device = str(self.model.device)
         result = np.empty(len(pairs), dtype=np.float32)
-        with torch.inference_mode(), autocast(device, self.options.precision):
-            for rows in token_batches(lengths, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
-                # the library's default would put a sigmoid on a model with one output
-                logits = model.predict(
-                    [pairs[row] for row in rows],
-                    batch_size=len(rows),
-                    activation_fn=torch.nn.Identity(),
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
+        with torch.inference_mode():
+            for rows, logits in self._scored(pairs, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
                 result[rows] = logits.float().cpu().numpy()
         return result
+
+    def _scored(self, pairs: list[tuple[str, str]], budget: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Logits of some rows of the pairs at a time."""
+        from retrodistill.packed.parallel import each
+
+        packed, tokens = self.packed, self.tokens(pairs)
+        batches = token_batches(tokens.lengths, budget)
+        if packed is None:
+            return ((rows, self._padded([pairs[row] for row in rows])) for rows in batches)
+        return each(lambda rows: packed.logits(tokens.take(rows)).squeeze(1), batches, str(self.model.device))
+
+    def tokens(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
+        """What the model reads of pairs."""
+        from retrodistill.packed.tokens import Tokens
+
+        queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
+        return Tokens.of(self.model.tokenizer, queries, documents, max_length=self.model.max_seq_length or 512)
+
+    def _padded(self, pairs: list[tuple[str, str]]) -> Tensor:
+        import torch
+
+        with autocast(str(self.model.device), self.options.precision):
+            # the library's default would put a sigmoid on a model with one output
+            return self.model.predict(
+                pairs,
+                batch_size=len(pairs),
+                activation_fn=torch.nn.Identity(),
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
 
 
 TEACHERS = {"cross_encoder": CrossEncoder}

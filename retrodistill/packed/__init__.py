@@ -1,0 +1,1 @@
+"""Transformer encoders without padding: texts laid end to end, for dense vectors, token vectors and pair logits."""
