@@ -136,18 +136,24 @@ def model_type(name: str) -> str:
         return str(read_json(config).get("model_type", "SentenceTransformer"))
     if not (folder / "config.json").is_file():  # old SentenceTransformers keep it with their first module
         return "SentenceTransformer"
-    architectures = read_json(folder / "config.json").get("architectures") or [""]
-    return "CrossEncoder" if str(architectures[0]).endswith("ForSequenceClassification") else "SentenceTransformer"
+    if (folder / "modules.json").is_file():
+        return "SentenceTransformer"
+    architecture = str((read_json(folder / "config.json").get("architectures") or [""])[0])
+    kinds = {"ForSequenceClassification": "CrossEncoder", "ForMaskedLM": "SparseEncoder"}
+    return next((kind for end, kind in kinds.items() if architecture.endswith(end)), "SentenceTransformer")
 
 
 def expect_type(name: str, expected: str) -> None:
     """Refuse a model of another kind before any of its weights are read.
 
+    A bare masked language model is no trained retriever of any kind: a SentenceTransformer may start from it as well.
+
     Raises:
         InputError: naming both kinds.
     """
     found = model_type(name)
-    if found != expected:
+    bare = not (locate(name) / "config_sentence_transformers.json").is_file()
+    if found != expected and not (bare and (found, expected) == ("SparseEncoder", "SentenceTransformer")):
         raise InputError(f"model {name!r} is a {found}, expected a {expected}")
 
 

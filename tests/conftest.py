@@ -129,3 +129,20 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     BertForSequenceClassification(_configuration(vocabulary, num_labels=1)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare BertForMaskedLM; its bias keeps most terms out of a text, as training does."""
+    import torch
+    from transformers import BertForMaskedLM
+
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("models") / "tiny-splade"
+    tokenizer, vocabulary = _tokenizer()
+    tokenizer.save_pretrained(folder)
+    model = BertForMaskedLM(_configuration(vocabulary, initializer_range=0.2))
+    with torch.no_grad():
+        model.cls.predictions.bias.fill_(-1.0)
+    model.save_pretrained(folder)
+    return folder

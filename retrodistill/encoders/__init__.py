@@ -12,6 +12,7 @@ from retrodistill.encoders.common import (
 from retrodistill.encoders.dense import DenseEncoder
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.encoders.loading import load_model, set_max_length, token_lengths
+from retrodistill.encoders.sparse import SpladeEncoder
 
 __all__ = [
     "TOKENS_A_BATCH",
@@ -19,6 +20,7 @@ __all__ = [
     "Encoder",
     "Precision",
     "Role",
+    "SpladeEncoder",
     "autocast",
     "device_of",
     "load_model",

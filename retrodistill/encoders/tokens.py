@@ -35,7 +35,7 @@ def tokenize(model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
     """The tokens that a sentence-transformers model reads of each text, int32 (tokens,), as in its own `encode`."""
     found: list[np.ndarray] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt_of(model, role))
+        read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt_of(model, role), task=role)
         ids = read["input_ids"].numpy().astype(np.int32)
         if "offsets" in read:  # a static embedding's, one text after another
             found += np.split(ids, read["offsets"].numpy()[1:])
@@ -64,6 +64,6 @@ def features(model: Any, tokens: Sequence[np.ndarray], role: str) -> dict[str, T
     }
     prompt = prompt_of(model, role)
     if prompt is not None:
-        length = model.preprocess([""], prompt=prompt).get("prompt_length")
+        length = model.preprocess([""], prompt=prompt, task=role).get("prompt_length")
         read |= {} if length is None else {"prompt_length": length}
     return read

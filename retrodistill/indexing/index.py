@@ -30,7 +30,10 @@ class BuiltIndex(Protocol):
         """What it takes in memory."""
 
     def nearest(self, queries: Any, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (float32) and rows (int64) of the best documents, each of shape (queries, min(depth, size))."""
+        """Scores (float32) and rows (int64) of the best documents, each of shape (queries, min(depth, size)).
+
+        An index that finds fewer, as of sparse vectors, fills up with row -1 and score -inf.
+        """
 
     def save(self, folder: Path) -> None:
         """Write the index's own files into a folder."""
@@ -64,11 +67,15 @@ def search(built: BuiltIndex, ids: Sequence[str], queries: Vectors, depth: int) 
     blocks = range(0, len(queries), 256)
     for start in console.track(blocks, len(blocks), "search", "blocks of queries"):
         block = queries[start : start + 256]
-        scores, rows = built.nearest(block, min(depth + 16, built.size))
+        asked = min(depth + 16, built.size)
+        scores, rows = built.nearest(block, asked)
         for query in range(len(block)):
-            near, at = scores[query], rows[query]
-            while depth < len(near) < built.size and near[depth - 1] == near[-1]:
-                (near,), (at,) = built.nearest(block[query : query + 1], min(4 * len(near), built.size))
+            near, at, seen = scores[query], rows[query], asked
+            while depth < seen < built.size and at[-1] >= 0 and near[depth - 1] == near[-1]:
+                seen = min(4 * seen, built.size)
+                (near,), (at,) = built.nearest(block[query : query + 1], seen)
+            there = int(np.count_nonzero(at >= 0))
+            near, at = near[:there], at[:there]
             found.append({ids[at[i]]: float(near[i]) for i in top_rows(near, depth, order[at])})
     return found
 

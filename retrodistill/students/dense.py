@@ -68,12 +68,7 @@ class DenseStudent(Student):
         encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
         if self.layers is not None:
             _cut(encoder, self.layers, self.model)
-        if self.dropout is not None:
-            _set_dropout(model, self.dropout)
-        short = model.max_seq_length is not None and model.max_seq_length <= 512
-        if device == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
-            # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
-            encoder.set_attn_implementation("eager")
+        ready_to_train(model, encoder, self.dropout)
         return model
 
     def reading(self, model: Any) -> dict[str, Any]:
@@ -146,14 +141,26 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
     return tuple(round(place * (total - 1) / (count - 1)) for place in range(count))
 
 
-def _set_dropout(model: nn.Module, rate: float) -> None:
+def ready_to_train(model: Any, encoder: Any, dropout: float | None) -> None:
+    """Set a sentence-transformers model up for training, in place: the dropout asked for, the attention that is fast.
+
+    Args:
+        model: the model.
+        encoder: the transformers model inside it.
+        dropout: the rate; the model's own where None.
+    """
     from torch import nn
 
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = rate
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate  # type: ignore[assignment]
+    if dropout is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = dropout
+    short = model.max_seq_length is not None and model.max_seq_length <= 512
+    if model.device.type == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
+        # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
+        encoder.set_attn_implementation("eager")
 
 
 STUDENTS = {"dense": DenseStudent}

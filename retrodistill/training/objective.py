@@ -156,7 +156,8 @@ class Objective:
             if gradient is None:
                 continue
             output = outputs[number] if keep else self._again(chunks[number], states[number])
-            output.values.backward(gradient)
+            if output.values.requires_grad:  # not so where a role's vectors are fixed
+                output.values.backward(gradient)
         return found
 
     def _again(self, chunk: _Chunk, state: Tensor) -> Embedded:

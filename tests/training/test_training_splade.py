@@ -1,0 +1,96 @@
+"""A SPLADE student under the training loop: penalties of the whole batch, whatever is held in memory."""
+
+import pytest
+import torch
+from small_training import candidates_over, lists_over, teacher_over
+
+from retrodistill.encoders import TOKENS_A_BATCH
+from retrodistill.errors import InputError
+from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.students.splade import Sparsity, SpladeStudent
+from retrodistill.training.objective import Objective
+from retrodistill.training.options import TrainOptions
+from retrodistill.training.tokens import TokenCache
+from retrodistill.training.train import train
+
+EVERYTHING = 10**6
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    # Several chunks a role, so that what happens between them is seen.
+    monkeypatch.setitem(TOKENS_A_BATCH, "cpu", 48)
+
+
+def step(tiny_splade, collection, losses, max_tokens, progress=0.2, **options):
+    """The gradient of one step, and what it logs."""
+    student = SpladeStudent(model=str(tiny_splade), dropout=0, **options)
+    model = student.load("cpu").train()
+    lists = lists_over(collection, batch_size=5)
+    tokens = TokenCache(student, model, collection, lists.queries, lists.document_rows)
+    objective = Objective(student, model, losses, tokens, precision="fp32", max_tokens=max_tokens)
+    logged = objective.backward(lists.batch(1), progress)
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}, logged
+
+
+PENALTIES = {"flops": Sparsity(query=0.3, document=0.2), "l1": Sparsity(document=0.1), "anti_zero": Sparsity(query=0.1)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PENALTIES,
+        {**PENALTIES, "pooling": "sum"},
+        {**PENALTIES, "top_k": 8},
+        {**PENALTIES, "query": "idf"},
+        {**PENALTIES, "query": "idf", "train_idf": False},
+        {"flops": Sparsity()},
+    ],
+    ids=["penalties", "sum", "top_k", "idf", "frozen idf", "no penalty"],
+)
+@pytest.mark.parametrize("losses", [[KL()], [InfoNCE()]], ids=["kl", "infonce"])
+def test_a_budget_of_one_token_gives_the_same_gradient(tiny_splade, collection, losses, options):
+    at_once, logged = step(tiny_splade, collection, losses, EVERYTHING, **options)
+    cached, same = step(tiny_splade, collection, losses, 1, **options)
+    assert cached.keys() == at_once.keys()
+    for name, gradient in at_once.items():
+        torch.testing.assert_close(cached[name], gradient, rtol=1e-4, atol=1e-5)
+    assert max(gradient.abs().max() for gradient in at_once.values()) > 1e-3
+    watched = {"query_active", "document_active"}  # of the last group alone, where nothing looks across
+    for name in logged.keys() - (set() if options.get("flops") != Sparsity() else watched):
+        assert same[name] == pytest.approx(logged[name], rel=1e-4, abs=1e-5)
+
+
+def test_the_loss_is_the_sum_by_weight_and_terms_are_logged(tiny_splade, collection):
+    _, logged = step(tiny_splade, collection, [KL(weight=2)], EVERYTHING, progress=0.165, **PENALTIES)
+    rise = 0.5**2
+    expected = 2 * logged["kl"] + rise * (
+        0.3 * logged["flops_query"] + 0.2 * logged["flops_document"] + 0.1 * logged["l1_document"]
+        + 0.1 * logged["anti_zero_query"]
+    )  # fmt: skip
+    assert logged["loss"] == pytest.approx(expected, rel=1e-5)
+    assert 1 < logged["query_active"] < 100
+    assert 1 < logged["document_active"] < 100
+
+
+def trained(tiny_splade, collection, folder, steps=12, **options):
+    candidates = candidates_over(collection)
+    student = SpladeStudent(model=str(tiny_splade), dropout=0, **options)
+    loop = TrainOptions(max_steps=steps, epochs=steps, batch_size=6, documents=6, learning_rate=5e-3, precision="fp32")
+    return train(student, [KL()], candidates, collection, folder, teacher=teacher_over(candidates), options=loop)
+
+
+def test_flops_make_a_student_sparser(tiny_splade, collection, tmp_path):
+    light, heavy = (
+        trained(tiny_splade, collection, tmp_path / str(weight), flops=Sparsity(query=weight, document=weight))
+        for weight in (1e-5, 0.1)
+    )
+    last = [manifest["log"][-1]["document_active"] for manifest in (light, heavy)]
+    assert last[1] < 0.8 * last[0]
+    assert light["log"][-1]["loss"] < light["log"][0]["loss"]
+    assert (tmp_path / "0.1" / "modules.json").exists()
+
+
+def test_a_student_that_loses_every_term_stops_with_the_remedy(tiny_splade, collection, tmp_path):
+    with pytest.raises(InputError, match=r"collapsed: no (query|document) of the batch has a term left"):
+        trained(tiny_splade, collection, tmp_path / "m", 60, flops=Sparsity(query=1e4, document=1e4, warmup=0))
