@@ -6,7 +6,8 @@ from small_training import candidates_over, lists_over, teacher_over
 
 from retrodistill.encoders import TOKENS_A_BATCH
 from retrodistill.errors import InputError
-from retrodistill.losses.listwise import KL, InfoNCE
+from retrodistill.losses.contrastive import InfoNCE
+from retrodistill.losses.divergences import KL
 from retrodistill.students.splade import Sparsity, SpladeStudent
 from retrodistill.training.objective import Objective
 from retrodistill.training.options import TrainOptions
