@@ -220,8 +220,8 @@ def _product(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Product:
 def onednn_is_faster() -> bool:
     """Whether products go to oneDNN with packed weights instead of to torch's choice (MKL in float32).
 
-    On AVX2 it is slower: 80 against 90 GFLOP/s of a Zen 3 core, and its fused GELU slower still. On AVX-512 it is
-    faster: 470 against 210 GFLOP/s of two Zen 5 cores in an earlier measurement. A rule decides and no stopwatch, so that an encoding that is
+    On AVX2 it is slower: 80 against 90 GFLOP/s of a Zen 3 core, and its fused GELU slower still. On AVX-512 it was
+    faster: 470 against 210 GFLOP/s of two Zen 5 cores. A rule decides and no stopwatch, so that an encoding that is
     resumed computes the bits that it would have computed.
     """
     return (
