@@ -1,8 +1,7 @@
 """Runs a transformer encoder on texts laid end to end: no padding is computed, and nothing that no head reads.
 
 In float32 equal to the padded forward of transformers up to rounding. What makes it faster: no padding; queries, keys
-and values in one product; the last layer for first tokens only, where a head reads only those; and batches whose
-intermediate results stay in the processor's cache.
+and values in one product; and the last layer for first tokens only, where a head reads only those.
 """
 
 from __future__ import annotations
@@ -221,7 +220,7 @@ def _product(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Product:
 def onednn_is_faster() -> bool:
     """Whether products go to oneDNN with packed weights instead of to torch's choice (MKL in float32).
 
-    On AVX2 it is slower: 80 against 90 GFLOP/s of a Zen 3 core, and its fused GELU slower still. On AVX-512 it is
+    On AVX2 it is slower: 80 against 90 GFLOP/s of a Zen 3 core, and its fused GELU slower still. On AVX-512 it was
     faster: 470 against 210 GFLOP/s of two Zen 5 cores. A rule decides and no stopwatch, so that an encoding that is
     resumed computes the bits that it would have computed.
     """
