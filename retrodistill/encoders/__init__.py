@@ -12,11 +12,13 @@ from retrodistill.encoders.common import (
 from retrodistill.encoders.dense import DenseEncoder
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.encoders.loading import load_model, set_max_length, token_lengths
+from retrodistill.encoders.multi import MultiEncoder
 
 __all__ = [
     "TOKENS_A_BATCH",
     "DenseEncoder",
     "Encoder",
+    "MultiEncoder",
     "Precision",
     "Role",
     "autocast",

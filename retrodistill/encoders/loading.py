@@ -45,6 +45,8 @@ def load_model(name: str, expected: str, max_length: int | None, device: str, **
 def set_max_length(model: Any, max_length: int | None, name: str) -> None:
     """Have a sentence-transformers model read so many tokens of a text; its own number where None.
 
+    Late-interaction models read queries at a length of their own, which stays.
+
     Raises:
         InputError: the model does not know so many positions.
     """
@@ -56,6 +58,9 @@ def set_max_length(model: Any, max_length: int | None, name: str) -> None:
             f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
         )
     model.max_seq_length = max_length
+    first = next(model.children())
+    if getattr(first, "document_length", None) is not None:
+        first.document_length = max_length
 
 
 def _positions(model: Any) -> int | None:

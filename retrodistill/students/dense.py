@@ -14,6 +14,7 @@ from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
+from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.student import Student, Tokens
 
@@ -69,11 +70,8 @@ class DenseStudent(Student):
         if self.layers is not None:
             _cut(encoder, self.layers, self.model)
         if self.dropout is not None:
-            _set_dropout(model, self.dropout)
-        short = model.max_seq_length is not None and model.max_seq_length <= 512
-        if device == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
-            # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
-            encoder.set_attn_implementation("eager")
+            set_dropout(model, self.dropout)
+        choose_attention(model)
         return model
 
     def reading(self, model: Any) -> dict[str, Any]:
@@ -144,16 +142,6 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
     if count == 1:
         return (total - 1,)
     return tuple(round(place * (total - 1) / (count - 1)) for place in range(count))
-
-
-def _set_dropout(model: nn.Module, rate: float) -> None:
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = rate
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate  # type: ignore[assignment]
 
 
 STUDENTS = {"dense": DenseStudent}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
+from retrodistill.retrieval.multi import ColBERT
 from retrodistill.retrieval.retriever import Retriever
 
-TEACHERS: dict[str, type[Retriever]] = {"bm25": BM25, "dense": Dense}
+TEACHERS: dict[str, type[Retriever]] = {"bm25": BM25, "dense": Dense, "colbert": ColBERT}
