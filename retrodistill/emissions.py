@@ -111,9 +111,9 @@ class MultiVectors:
         result = np.empty(len(left), dtype=np.float32)
         for query in np.unique(left):
             pairs = np.flatnonzero(left == query)
-            for start in range(0, len(pairs), 1_024):
-                some = pairs[start : start + 1_024]
-                result[some] = self[query : query + 1].scores(documents[right[some]])[0]
+            chosen = right[pairs]
+            for some in _runs(_offsets(documents.lengths[chosen]), _OTHERS_AT_ONCE):
+                result[pairs[some]] = self[query : query + 1].scores(documents[chosen[some]])[0]
         return result
 
 

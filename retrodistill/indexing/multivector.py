@@ -10,34 +10,40 @@ import numpy as np
 
 from retrodistill.emissions import Emission, MultiVectors
 from retrodistill.errors import InputError
-from retrodistill.indexing.index import BuiltIndex, Index
+from retrodistill.indexing.index import Index
 
 _SCORES_AT_ONCE = 2**25  # of queries with all documents: 128 MiB
 
 
 @dataclass(frozen=True)
-class _Exhaustive:
+class Exhaustive:
+    """Vectors, every one of which is looked at."""
+
     documents: MultiVectors
 
     @property
     def size(self) -> int:
+        """How many documents there are."""
         return len(self.documents)
 
     @property
     def bytes(self) -> int:
+        """Of vectors and lengths."""
         return int(self.documents.vectors.nbytes + self.documents.lengths.nbytes)
 
     def nearest(self, queries: MultiVectors, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """MaxSim with every document, as many queries at once as their scores take 128 MiB."""
         check_width(queries, self.documents)
         depth = min(depth, self.size)
         scores, rows = np.empty((len(queries), depth), np.float32), np.empty((len(queries), depth), np.int64)
         step = max(1, _SCORES_AT_ONCE // max(1, self.size))
         for start in range(0, len(queries), step):
             found = queries[start : start + step].scores(self.documents)
-            scores[start : start + step], rows[start : start + step] = _best(found, depth)
+            scores[start : start + step], rows[start : start + step] = best_of(found, depth)
         return scores, rows
 
     def save(self, folder: Path) -> None:
+        """Write `lengths.npy` and `vectors.npy`."""
         np.save(folder / "lengths.npy", self.documents.lengths, allow_pickle=False)
         np.save(folder / "vectors.npy", self.documents.vectors, allow_pickle=False)
 
@@ -52,11 +58,11 @@ class MultiVector(Index):
     kind: Literal["multivector"] = "multivector"
     precision: Literal["float32", "float16"] = "float32"
 
-    def build(self, vectors: MultiVectors) -> BuiltIndex:
+    def build(self, vectors: MultiVectors) -> Exhaustive:
         """Hold vectors in the asked precision; those of that precision are not copied."""
-        return _Exhaustive(MultiVectors(vectors.lengths, vectors.vectors.astype(self.precision, copy=False)))
+        return Exhaustive(MultiVectors(vectors.lengths, vectors.vectors.astype(self.precision, copy=False)))
 
-    def load(self, folder: Path) -> BuiltIndex:
+    def load(self, folder: Path) -> Exhaustive:
         """Map `vectors.npy` into memory.
 
         Raises:
@@ -68,7 +74,7 @@ class MultiVector(Index):
                 f"{folder}: lengths.npy and vectors.npy do not fit each other; build the index again: "
                 "retrodistill index"
             )
-        return _Exhaustive(MultiVectors(np.asarray(lengths), vectors))
+        return Exhaustive(MultiVectors(np.asarray(lengths), vectors))
 
 
 def load_array(path: Path, dimensions: int, kind: str) -> np.ndarray:
@@ -93,7 +99,7 @@ def check_width(queries: MultiVectors, documents: MultiVectors) -> None:
         raise InputError(f"the index holds vectors of {held} dimensions, the query has {asked}")
 
 
-def _best(scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+def best_of(scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `depth` of each row, best first: scores and columns (int64)."""
     if np.isnan(scores).any():
         raise InputError("a vector of the query or of the index is NaN; the model has diverged in training")

@@ -59,7 +59,7 @@ def test_an_index_on_disk_searches_as_the_model_does(tiny_colbert, collection, s
 
 
 def test_an_index_of_single_vectors_is_refused(tiny_colbert, collection, tmp_path):
-    with pytest.raises(InputError, match="index flat accepts dense, but colbert:.* emits multi; use multivector"):
+    with pytest.raises(InputError, match=r"index flat accepts dense, but colbert:.* emits multi; use multivector"):
         write_index(ColBERT(model=str(tiny_colbert)), Flat(), collection, tmp_path / "index")
 
 

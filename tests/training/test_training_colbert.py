@@ -62,7 +62,7 @@ def test_it_learns_and_what_it_learnt_is_in_the_folder(tiny_model, collection, t
         collection,
         tmp_path / "model",
         teacher=teacher_over(candidates),
-        options=TrainOptions(epochs=8, batch_size=4, documents=5, learning_rate=2e-3, precision="fp32"),
+        options=TrainOptions(epochs=4, batch_size=4, documents=5, learning_rate=2e-3, precision="fp32"),
     )
     losses = [line["loss"] for line in manifest["log"]]
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
