@@ -11,7 +11,7 @@ from retrodistill.encoders.common import (
 )
 from retrodistill.encoders.dense import DenseEncoder
 from retrodistill.encoders.encoder import Encoder
-from retrodistill.encoders.loading import load_model, set_max_length, token_lengths
+from retrodistill.encoders.loading import check_length, load_model, set_max_length, token_lengths
 from retrodistill.encoders.multi import MultiEncoder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Precision",
     "Role",
     "autocast",
+    "check_length",
     "device_of",
     "load_model",
     "quiet_libraries",

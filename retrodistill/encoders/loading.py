@@ -52,15 +52,22 @@ def set_max_length(model: Any, max_length: int | None, name: str) -> None:
     """
     if max_length is None:
         return
-    positions = _positions(model)
-    if positions is not None and max_length > positions:
-        raise InputError(
-            f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
-        )
+    check_length(model, max_length, name)
     model.max_seq_length = max_length
     first = next(model.children())
     if getattr(first, "document_length", None) is not None:
         first.document_length = max_length
+
+
+def check_length(model: Any, length: int, name: str, option: str = "max_length") -> None:
+    """Refuse to have a model read more tokens than it knows positions.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    positions = _positions(model)
+    if positions is not None and length > positions:
+        raise InputError(f"{option}: {length} is longer than the {positions} positions of {name!r}; use <= {positions}")
 
 
 def _positions(model: Any) -> int | None:

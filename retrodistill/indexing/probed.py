@@ -100,7 +100,7 @@ class ProbedMultiVector(Index):
     accepts: ClassVar[Emission] = "multi"
     kind: Literal["multivector_probed"] = "multivector_probed"
     candidates: int = Field(256, ge=1, description="documents a query whose MaxSim is computed; the depth, if greater")
-    probe: int = Field(8, ge=1, description="clusters looked at for each query vector")
+    probe: int = Field(32, ge=1, description="clusters looked at for each query vector")
     centroids: int | None = Field(None, ge=1, description="clusters; about twice the root of all vectors where unset")
     precision: Literal["float32", "float16"] = "float32"
     seed: int = Field(0, ge=0, description="of the clustering")

@@ -5,24 +5,24 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from retrodistill import models
 from retrodistill.emissions import Emission
-from retrodistill.encoders import load_model
+from retrodistill.encoders import check_length, load_model
 from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
 from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
+from retrodistill.students.maxsim import maxsim
 from retrodistill.students.student import Student, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Module = TypeVar("Module")
 _QUERY_LENGTH = 32  # ColBERT's
 
 
@@ -113,8 +113,6 @@ class ColBERTStudent(Student):
 
     def score(self, queries: Embedded, documents: Embedded) -> Tensor:
         """MaxSim."""
-        from retrodistill.students.maxsim import maxsim
-
         return maxsim(queries, documents)
 
     def save(self, model: Any, folder: Path) -> None:
@@ -158,11 +156,10 @@ class ColBERTStudent(Student):
         return MultiVectorEncoder(modules=modules, device=device, prompts=prompts).float().eval()
 
     def _set_lengths(self, model: Any) -> None:
-        longest = model.max_seq_length
         for name in ("query_length", "document_length"):
             asked = getattr(self, name)
-            if asked is not None and longest is not None and asked > longest:
-                raise InputError(f"{name}: {asked} is longer than the {longest} tokens that {self.model!r} reads")
+            if asked is not None:
+                check_length(model, asked, self.model, name)
         if self.document_length is not None:
             model[0].document_length = self.document_length
         if self.expansion is None and self.query_length is None:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,6 +97,17 @@ def test_pairs_score_as_the_matrix_does():
     np.testing.assert_allclose(
         queries.pair_scores(documents, left, right), queries.scores(documents)[left, right], atol=1e-5
     )
+
+
+def test_all_token_pairs_are_never_held_at_once():
+    generator = np.random.default_rng(0)
+    queries, documents = (random_texts(generator, lengths, width=4) for lengths in ([32] * 50, [100] * 300))
+    built = MultiVector().build(documents)
+    tracemalloc.start()
+    built.nearest(queries, 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6  # all of them would take 1,600 x 30,000 x 4 bytes: 192 MB
 
 
 def test_no_query_and_a_depth_beyond_the_index():

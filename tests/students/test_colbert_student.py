@@ -228,6 +228,19 @@ def test_a_model_keeps_what_nobody_asked_to_change(tiny_colbert):
     assert (off[0].query_expansion, off[0].query_length, off[2].skiplist_words) == (None, 8, [])
 
 
+def test_a_document_may_be_longer_than_the_sentences_that_the_encoder_was_cut_to(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "short")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = 16
+    model.save_pretrained(str(folder))
+    assert len(tokens_of(ColBERTStudent(model=str(folder)), "document", ["storm " * 50])[0]) == 16
+    longer = ColBERTStudent(model=str(folder), document_length=40)
+    assert len(tokens_of(longer, "document", ["storm " * 50])[0]) == 40
+    assert embedded(longer, longer.load("cpu"), "document", ["storm " * 50]).lengths.tolist() == [40]
+
+
 def test_prefixes_are_one_token_each_and_join_the_vocabulary(tiny_model, tmp_path):
     student = ColBERTStudent(model=str(tiny_model), query_prefix="[Q]", document_prefix="storm")
     model = student.load("cpu")
@@ -288,8 +301,8 @@ def test_dropout_acts_in_training_alone(tiny_model, dropout, same):
     ("options", "message"),
     [
         ({"dimensions": 8}, "dimensions: .* has vectors of 16 already; leave it out"),
-        ({"document_length": 65}, "document_length: 65 is longer than the 64 tokens"),
-        ({"expansion": "fixed", "query_length": 100}, "query_length: 100 is longer than the 64 tokens"),
+        ({"document_length": 65}, "document_length: 65 is longer than the 64 positions"),
+        ({"expansion": "fixed", "query_length": 100}, "query_length: 100 is longer than the 64 positions"),
     ],
 )
 def test_options_that_the_model_cannot_have(tiny_colbert, options, message):
