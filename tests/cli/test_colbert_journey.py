@@ -39,6 +39,9 @@ def test_a_colbert_learns_is_indexed_and_is_found_by_its_type(tmp_path, tiny_mod
         for place in (folder / "evaluate" / "student", tmp_path / "again")
     ]
     assert numbers[0] == numbers[1]
-    done("run", path)
-    flat = done("evaluate", f"index:{folder / 'index'}", "--data", collection_folder, "--out", tmp_path / "third")
-    assert "nDCG@10" in flat.output
+    done("index", folder / "train", "--data", collection_folder, "--out", tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["index"] == {"kind": "multivector", "precision": "float32"}
+    found = done("evaluate", f"index:{tmp_path / 'index'}", "--data", collection_folder, "--out", tmp_path / "third")
+    assert "nDCG@10" in found.output
+    assert json.loads((tmp_path / "third" / "results.json").read_text())["metrics"]["nDCG@10"] == numbers[0]["nDCG@10"]
