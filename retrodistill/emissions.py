@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,6 +11,9 @@ import numpy as np
 
 # `text` is what BM25 reads, `pairs` what a cross-encoder gives: no vector at all, a score for two texts read together.
 Emission = Literal["dense", "sparse", "multi", "text", "pairs"]
+
+# Vectors of two sides whose products are held at once: 4 MiB, which a core's cache nearly holds.
+_THESE_AT_ONCE, _OTHERS_AT_ONCE = 256, 4_096
 
 
 @dataclass(frozen=True)
@@ -81,21 +84,36 @@ class MultiVectors:
         """Where each text's vectors begin, and the end: int64 (texts + 1,)."""
         return _offsets(self.lengths)
 
-    def pair_scores(self, documents: MultiVectors, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """MaxSim of texts `left` (n,) of these with `right` (n,) of others, float32 (n,); 0 for an empty document.
+    def scores(self, documents: MultiVectors) -> np.ndarray:
+        """MaxSim of each of these texts with each of others, float32 (these, others); 0 for a text without vectors.
+
+        Both go through in blocks, so that the products of all vectors are never held at once.
 
         Source: Khattab and Zaharia 2020, "ColBERT".
         """
-        result = np.zeros(len(left), dtype=np.float32)
+        result = np.zeros((len(self), len(documents)), dtype=np.float32)
+        for others in _runs(documents.offsets, _OTHERS_AT_ONCE):
+            block = documents[others]
+            vectors = np.asarray(block.vectors, dtype=np.float32).T
+            full = np.flatnonzero(block.lengths)  # reduceat gives an empty run the value behind it
+            for some in _runs(self.offsets, _THESE_AT_ONCE) if len(full) else ():
+                these = self[some]
+                there = np.flatnonzero(these.lengths)
+                if len(there):
+                    similar = np.asarray(these.vectors, dtype=np.float32) @ vectors
+                    best = np.maximum.reduceat(similar, block.offsets[full], axis=1)
+                    summed = np.add.reduceat(best, these.offsets[there], axis=0)
+                    result[np.ix_(some.start + there, others.start + full)] = summed
+        return result
+
+    def pair_scores(self, documents: MultiVectors, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """MaxSim of texts `left` (n,) of these with `right` (n,) of others, float32 (n,)."""
+        result = np.empty(len(left), dtype=np.float32)
         for query in np.unique(left):
-            mine = np.asarray(self.vectors[self.offsets[query] : self.offsets[query + 1]], dtype=np.float32)
             pairs = np.flatnonzero(left == query)
-            found = documents[right[pairs]]
-            there = np.flatnonzero(found.lengths)  # reduceat gives an empty run the value behind it
-            if len(there) and len(mine):
-                similar = mine @ np.asarray(found.vectors, dtype=np.float32).T
-                best = np.maximum.reduceat(similar, found.offsets[:-1][there], axis=1)
-                result[pairs[there]] = best.sum(axis=0)
+            chosen = right[pairs]
+            for some in _runs(_offsets(documents.lengths[chosen]), _OTHERS_AT_ONCE):
+                result[pairs[some]] = self[query : query + 1].scores(documents[chosen[some]])[0]
         return result
 
 
@@ -151,6 +169,16 @@ def in_order(vectors: Vectors, rows: np.ndarray) -> Vectors:
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _runs(offsets: np.ndarray, budget: int) -> Iterator[slice]:
+    """Consecutive texts of at most `budget` entries together, at least one."""
+    start, count = 0, len(offsets) - 1
+    while start < count:
+        stop = int(np.searchsorted(offsets, offsets[start] + budget, side="right")) - 1
+        stop = min(count, max(start + 1, stop))
+        yield slice(start, stop)
+        start = stop
 
 
 def _rows_of(texts: slice | np.ndarray, offsets: np.ndarray) -> slice | np.ndarray:

@@ -21,7 +21,8 @@ BUNDLED: Mapping[str, tuple[str, str]] = {
 }
 
 # What transformers and sentence-transformers read from a model folder; nothing else is fetched or decides a score.
-_READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+# artifact.metadata is where Stanford's ColBERT keeps its options.
+_READ = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "artifact.metadata")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -129,17 +130,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def model_type(name: str) -> str:
-    """The sentence-transformers class that a model is of, such as SentenceTransformer or CrossEncoder."""
+    """The sentence-transformers class that a model is of, such as SentenceTransformer or CrossEncoder.
+
+    PyLate and Stanford's ColBERT have names of their own for what is a MultiVectorEncoder.
+    """
     folder = locate(name)
     config = folder / "config_sentence_transformers.json"
     if config.is_file():
-        return str(read_json(config).get("model_type", "SentenceTransformer"))
+        found = str(read_json(config).get("model_type", "SentenceTransformer"))
+        return "MultiVectorEncoder" if found == "ColBERT" else found
     if not (folder / "config.json").is_file():  # old SentenceTransformers keep it with their first module
         return "SentenceTransformer"
     if (folder / "modules.json").is_file():
         return "SentenceTransformer"
     architecture = str((read_json(folder / "config.json").get("architectures") or [""])[0])
-    kinds = {"ForSequenceClassification": "CrossEncoder", "ForMaskedLM": "SparseEncoder"}
+    kinds = {
+        "ForSequenceClassification": "CrossEncoder",
+        "ForMaskedLM": "SparseEncoder",
+        "HF_ColBERT": "MultiVectorEncoder",
+    }
     return next((kind for end, kind in kinds.items() if architecture.endswith(end)), "SentenceTransformer")
 
 

@@ -146,3 +146,24 @@ def tiny_splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.cls.predictions.bias.fill_(-1.0)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_colbert(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Queries filled with [MASK] to 8 tokens, documents of 24 without full stops and hyphens, vectors of 16."""
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.base.modules.dense import Dense
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("models") / "tiny-colbert"
+    modules = [
+        Transformer(str(tiny_model), query_expansion={"strategy": "fixed", "length": 8}, document_length=24),
+        Dense(32, 16, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings"),
+        MultiVectorMask([".", "-"]),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    MultiVectorEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+    return folder

@@ -145,10 +145,10 @@ def train(
 @click.command()
 @click.argument("model")
 @options.data
-@click.option("--index", "index_spec", default="flat", show_default=True, help="The kind of index.")
+@click.option("--index", "index_spec", help="The kind of index. The exact one of the model's vectors where left out.")
 @options.out("The index's folder.")
 @options.settings
-def index(model: str, data: str, index_spec: str, out: Path, settings: tuple[str, ...]) -> None:
+def index(model: str, data: str, index_spec: str | None, out: Path, settings: tuple[str, ...]) -> None:
     """Encode a collection with MODEL and index it. KEY=VALUE sets the encoder, such as max_length=256.
 
     \b
@@ -161,10 +161,11 @@ def index(model: str, data: str, index_spec: str, out: Path, settings: tuple[str
     from retrodistill.retrieval.encoded import EncoderRetriever
     from retrodistill.retrieval.indexed import write_index
 
-    made = part("index", index_spec)
+    asked = part("index", index_spec) if index_spec is not None else None
     retriever = part("retriever", steps.retriever_spec(model), settings)
     if not isinstance(retriever, EncoderRetriever):
         raise InputError(f"{model!r} encodes no texts; give the folder or the name of a retriever's model")
+    made = retriever.exact_index if asked is None else asked
     manifest = write_index(retriever, made, open_collection(data), out)
     click.echo(f"{out}: {manifest['documents']:,} documents, {manifest['details']['index_bytes'] / 1e6:,.1f} MB")
 

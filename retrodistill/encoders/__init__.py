@@ -11,17 +11,20 @@ from retrodistill.encoders.common import (
 )
 from retrodistill.encoders.dense import DenseEncoder
 from retrodistill.encoders.encoder import Encoder
-from retrodistill.encoders.loading import load_model, set_max_length, token_lengths
+from retrodistill.encoders.loading import check_length, load_model, set_max_length, token_lengths
+from retrodistill.encoders.multi import MultiEncoder
 from retrodistill.encoders.sparse import SpladeEncoder
 
 __all__ = [
     "TOKENS_A_BATCH",
     "DenseEncoder",
     "Encoder",
+    "MultiEncoder",
     "Precision",
     "Role",
     "SpladeEncoder",
     "autocast",
+    "check_length",
     "device_of",
     "load_model",
     "quiet_libraries",

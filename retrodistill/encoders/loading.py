@@ -45,17 +45,29 @@ def load_model(name: str, expected: str, max_length: int | None, device: str, **
 def set_max_length(model: Any, max_length: int | None, name: str) -> None:
     """Have a sentence-transformers model read so many tokens of a text; its own number where None.
 
+    Late-interaction models read queries at a length of their own, which stays.
+
     Raises:
         InputError: the model does not know so many positions.
     """
     if max_length is None:
         return
-    positions = _positions(model)
-    if positions is not None and max_length > positions:
-        raise InputError(
-            f"max_length: {max_length} is longer than the {positions} positions of {name!r}; use <= {positions}"
-        )
+    check_length(model, max_length, name)
     model.max_seq_length = max_length
+    first = next(model.children())
+    if getattr(first, "document_length", None) is not None:
+        first.document_length = max_length
+
+
+def check_length(model: Any, length: int, name: str, option: str = "max_length") -> None:
+    """Refuse to have a model read more tokens than it knows positions.
+
+    Raises:
+        InputError: with the option's name.
+    """
+    positions = _positions(model)
+    if positions is not None and length > positions:
+        raise InputError(f"{option}: {length} is longer than the {positions} positions of {name!r}; use <= {positions}")
 
 
 def _positions(model: Any) -> int | None:

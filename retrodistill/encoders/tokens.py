@@ -21,18 +21,23 @@ def prompt_of(model: Any, role: str) -> str | None:
 
 
 def reading(model: Any) -> dict[str, Any]:
-    """Everything that decides the tokens of a text: tokenizer, length and prompts."""
+    """Everything that decides the tokens of a text: tokenizer, lengths, expansion of queries and prompts."""
     tokenizer = model.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     return {
         "tokenizer": digest_of(backend.to_str()),
         "max_length": str(model.max_seq_length),
         "prompts": {role: prompt_of(model, role) for role in ("query", "document")},
+        **{name: getattr(model[0], name, None) for name in ("query_length", "document_length", "query_expansion")},
     }
 
 
 def tokenize(model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
-    """The tokens that a sentence-transformers model reads of each text, int32 (tokens,), as in its own `encode`."""
+    """The tokens that a sentence-transformers model reads of each text, int32 (tokens,), as in its own `encode`.
+
+    A token that expands a query, as ColBERT's [MASK] does, stands as its complement `~id`: it is scored like any other,
+    but the others do not see it.
+    """
     found: list[np.ndarray] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt_of(model, role), task=role)
@@ -41,6 +46,9 @@ def tokenize(model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
             found += np.split(ids, read["offsets"].numpy()[1:])
         else:
             mask = read["attention_mask"].numpy().astype(bool)
+            if "query_expansion_positions" in read:
+                expanded = read["query_expansion_positions"].numpy().astype(bool)
+                ids, mask = np.where(expanded, ~ids, ids), mask | expanded
             found += [row[kept] for row, kept in zip(ids, mask, strict=True)]
     return found
 
@@ -58,10 +66,14 @@ def features(model: Any, tokens: Sequence[np.ndarray], role: str) -> dict[str, T
     mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
     block = np.full(mask.shape, model.tokenizer.pad_token_id or 0, dtype=np.int64)
     block[mask] = np.concatenate(tokens)
+    expanded = block < 0
+    seen = mask if expanded.any() and model[0].query_expansion["attend"] else mask & ~expanded
     read = {
-        "input_ids": torch.from_numpy(block).to(device),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
+        "input_ids": torch.from_numpy(np.where(expanded, ~block, block)).to(device),
+        "attention_mask": torch.from_numpy(seen.astype(np.int64)).to(device),
     }
+    if expanded.any():
+        read["query_expansion_positions"] = torch.from_numpy(expanded).to(device)
     prompt = prompt_of(model, role)
     if prompt is not None:
         length = model.preprocess([""], prompt=prompt, task=role).get("prompt_length")

@@ -14,6 +14,7 @@ from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
+from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.student import Student, Tokens
 
@@ -68,7 +69,9 @@ class DenseStudent(Student):
         encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
         if self.layers is not None:
             _cut(encoder, self.layers, self.model)
-        ready_to_train(model, encoder, self.dropout)
+        if self.dropout is not None:
+            set_dropout(model, self.dropout)
+        choose_attention(model)
         return model
 
     def reading(self, model: Any) -> dict[str, Any]:
@@ -139,28 +142,6 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
     if count == 1:
         return (total - 1,)
     return tuple(round(place * (total - 1) / (count - 1)) for place in range(count))
-
-
-def ready_to_train(model: Any, encoder: Any, dropout: float | None) -> None:
-    """Set a sentence-transformers model up for training, in place: the dropout asked for, the attention that is fast.
-
-    Args:
-        model: the model.
-        encoder: the transformers model inside it.
-        dropout: the rate; the model's own where None.
-    """
-    from torch import nn
-
-    if dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-            elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = dropout
-    short = model.max_seq_length is not None and model.max_seq_length <= 512
-    if model.device.type == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
-        # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
-        encoder.set_attn_implementation("eager")
 
 
 STUDENTS = {"dense": DenseStudent}

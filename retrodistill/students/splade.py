@@ -16,7 +16,7 @@ from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
-from retrodistill.students.dense import ready_to_train
+from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.student import Penalty, Student, Tokens
 
@@ -111,7 +111,9 @@ class SpladeStudent(Student):
             )
         if self.top_k is not None:
             model.max_active_dims = self.top_k
-        ready_to_train(model, model.transformers_model, self.dropout)
+        if self.dropout is not None:
+            set_dropout(model, self.dropout)
+        choose_attention(model, model.transformers_model)
         return model
 
     def _routed(self, model: Any) -> Any:
