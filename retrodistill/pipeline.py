@@ -22,6 +22,7 @@ from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
+from retrodistill.retrieval.rerank import Rerank
 from retrodistill.runs import Run, read_run, write_run
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import judging
@@ -58,9 +59,10 @@ class _Walk:
         candidates = self._mine(train)
         self._score(candidates)
         self._train(candidates)
-        self._index()
-        run = self._search(test)
-        evaluations = self._evaluate(run)
+        if recipe.index is not None:
+            self._index(recipe.index)
+        evaluations = self._evaluate(None if recipe.index is None else self._search(test))
+        self._describe(evaluations["student"])
         for name in ("report.md", "report.html"):
             write_report(self.folder / name, list(evaluations.values()))
         say("report", f"{self.folder}/report.md, {self.folder}/report.html")
@@ -148,7 +150,11 @@ class _Walk:
             teacher=teacher,
             options=options.options,
             seed=self.recipe.seed,
-            extra={"recipe": self.recipe.name, **_circumstances()},
+            extra={
+                "recipe": self.recipe.name,
+                "teachers": [teacher.label for teacher in score.teachers],
+                **_circumstances(),
+            },
         )
         first, last = manifest["log"][0], manifest["log"][-1]
         say(
@@ -156,20 +162,20 @@ class _Walk:
             f"{manifest['steps']} steps in {manifest['seconds']:.0f} s, loss {first['loss']:.4f} -> {last['loss']:.4f}",
         )
 
-    def _index(self) -> None:
+    def _index(self, index: Part) -> None:
         retriever = cast(EncoderRetriever, steps.as_retriever(str(self.folder / "train")))
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
-            "index": self.recipe.index.model_dump(),
+            "index": index.model_dump(),
         }
         folder = self.folder / "index"
         if _unchanged("index", folder, inputs):
             return
-        say("index", f"{len(self.collection.corpus):,} documents, {self.recipe.index.label}")
+        say("index", f"{len(self.collection.corpus):,} documents, {index.label}")
         write_index(
             retriever,
-            self.recipe.index,
+            index,
             self.collection,
             folder,
             {"fingerprint": digest_of(inputs), **_circumstances()},
@@ -194,17 +200,21 @@ class _Walk:
         _stop("search", folder, inputs, make)
         return read_run(folder / "run.trec")
 
-    def _evaluate(self, run: Run) -> dict[str, Evaluation]:
+    def _evaluate(self, run: Run | None) -> dict[str, Evaluation]:
+        """All systems; the student's run is found by re-ranking where it searched no index."""
         options, split = self.recipe.evaluate, self.recipe.data.test
-        details = models.read_json(self.folder / "search" / MANIFEST)["details"]
         makers: dict[str, tuple[Any, Callable[[], tuple[Evaluation, Run]]]] = {}
         if options.before:
-            before = self._before()
-            makers["before"] = (
-                models.digest(before),
-                partial(self._system, "student before", steps.as_retriever(before)),
-            )
-        makers["student"] = (digest_of(run), partial(self._measured, "student after", run, details))
+            before = self._as_system(self._before())
+            identity = cast(Any, before).open(self.collection).identity
+            makers["before"] = (identity, partial(self._system, "student before", before))
+        if run is None:
+            after = self._as_system(str(self.folder / "train"))
+            identity = cast(Any, after).open(self.collection).identity
+            makers["student"] = (identity, partial(self._system, "student after", after))
+        else:
+            details = models.read_json(self.folder / "search" / MANIFEST)["details"]
+            makers["student"] = (digest_of(run), partial(self._measured, "student after", run, details))
         if options.teacher and self.recipe.score.teachers:
             score, sources = self.recipe.score, self.recipe.mine.sources
             identity = [
@@ -239,6 +249,24 @@ class _Walk:
 
         _stop("evaluate", folder, inputs, write, f"evaluate  {name}")
         return protocol.load(folder)
+
+    def _as_system(self, model: str) -> Part:
+        """What finds documents by a student: the student itself, or a cross-encoder over the mining's sources."""
+        if cast(Any, self.recipe.train.student).emits != "pairs":
+            return steps.as_retriever(model)
+        mining = self.recipe.mine
+        teacher = {"kind": "cross_encoder", "model": model}
+        return Rerank(sources=mining.sources, teacher=teacher, depth=mining.depth)
+
+    def _describe(self, evaluation: Evaluation) -> None:
+        """Put what was measured on the student's card."""
+        from retrodistill.training.card import CARD, card
+
+        folder, student = self.folder / "train", cast(Any, self.recipe.train.student)
+        manifest = models.read_json(folder / MANIFEST)
+        write_text(
+            folder / CARD, card(student, manifest, evaluation.metrics, f"{evaluation.collection}, {evaluation.split}")
+        )
 
     def _system(self, name: str, part: Part) -> tuple[Evaluation, Run]:
         return steps.evaluate(

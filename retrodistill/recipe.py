@@ -94,7 +94,7 @@ class Recipe(Section):
     mine: Mine = Mine()
     score: Score = Score()
     train: Train
-    index: of("index") = Field("flat")  # type: ignore[valid-type]
+    index: of("index") | None = Field("flat")  # type: ignore[valid-type]  # None: the student re-ranks
     evaluate: Evaluate = Evaluate()
 
     @property
@@ -298,15 +298,20 @@ def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
 
 def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
     """What is well-formed but cannot work: parts that do not fit each other, models and files that are not there."""
+    from retrodistill.training.train import misfit
+
     student, index = cast(Any, recipe.train.student), cast(Any, recipe.index)
-    if student.emits != index.accepts:
-        yield (
-            f"{_where(('index',), lines)}index: {index.kind} accepts {index.accepts}, but train.student "
-            f"({student.kind}) emits {student.emits}; choose an index that accepts {student.emits}"
-        )
+    if student.emits != (index.accepts if index else "pairs"):
+        got = f"{index.kind} accepts {index.accepts}" if index else "null is for students that re-rank"
+        fix = "write index: null" if student.emits == "pairs" else f"choose an index that accepts {student.emits}"
+        said = f"{got}, but train.student ({student.kind}) emits {student.emits}; {fix}"
+        yield f"{_where(('index',), lines)}index: {said}"
     for number, loss in enumerate(recipe.train.losses):
-        if cast(Any, loss).needs_teacher and not recipe.score.teachers:
+        if unfit := misfit(student, cast(Any, loss)):
             place: Place = ("train", "losses", number)
+            yield f"{_where(place, lines)}{_dotted(place)}: {unfit}"
+        if cast(Any, loss).needs_teacher and not recipe.score.teachers:
+            place = ("train", "losses", number)
             said = f"{loss.kind} learns from a teacher, but score.teachers names none"
             yield f"{_where(place, lines)}{_dotted(place)}: {said}"
     weights = getattr(recipe.score.combine, "weights", None)

@@ -16,8 +16,9 @@ import numpy as np
 from retrodistill import console
 from retrodistill.encoders import Precision, device_of, quiet_libraries
 from retrodistill.errors import InputError
-from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json
+from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
+from retrodistill.training.card import CARD, card
 from retrodistill.training.lists import Lists
 from retrodistill.training.options import TrainOptions
 
@@ -61,8 +62,9 @@ def train(
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, a loss is not finite, there is not one score
-            a candidate, a logger is not installed, or `out` holds something that is no model of ours.
+        InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
+            loss is not finite, there is not one score a candidate, a logger is not installed, or `out` holds something
+            that is no model of ours.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("training in several processes is not supported yet; start it without torchrun")
@@ -81,6 +83,9 @@ def train(
         seed=seed,
     )
     parts = cast("Sequence[Loss]", losses)
+    for loss in parts:
+        if said := misfit(cast("Student", student), loss):
+            raise InputError(said)
     check(parts, lists)
     asked = describe(student, losses, candidates, collection, teacher=teacher, options=options, seed=seed)
     partial = _partial(out, digest_of(asked))
@@ -104,6 +109,7 @@ def train(
     }
     with atomic_folder(out) as folder:
         cast("Student", student).save(model, folder)
+        write_text(folder / CARD, card(cast("Student", student), manifest))
         if (partial / "runs").is_dir():  # what loggers such as TensorBoard wrote
             shutil.copytree(partial / "runs", folder / "logs")
         write_json(folder / "manifest.json", manifest)
@@ -153,6 +159,14 @@ def check(losses: Sequence[Loss], lists: Lists) -> None:
                 f"loss {loss.kind} needs labelled positives, but no candidate is labelled relevant; "
                 "mine with positives, or train with kl alone"
             )
+
+
+def misfit(student: Student, loss: Loss) -> str | None:
+    """Why a student cannot learn from a loss; None where it can."""
+    if student.scores_all_pairs or not loss.in_batch:
+        return None
+    own = "; set in_batch_negatives: false" if hasattr(loss, "in_batch_negatives") else "; choose another loss"
+    return f"{loss.kind} looks at other queries' documents, which a {student.kind} student does not score{own}"
 
 
 def resolve_precision(asked: str, device: str) -> Precision:
