@@ -52,7 +52,7 @@ def card(
         "library_name": "sentence-transformers",
         "pipeline_tag": task,
         **({"base_model": student.model.partition("@")[0]} if hub else {}),
-        "tags": ["sentence-transformers", "retrodistill", "knowledge-distillation", student.emits],
+        "tags": ["sentence-transformers", "retrodistill", "knowledge-distillation", student.kind.replace("_", "-")],
     }
     learnt = {
         "student": manifest["student"],

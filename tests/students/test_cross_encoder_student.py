@@ -85,6 +85,25 @@ def test_the_longer_is_cut_first(query, document, room, kept):
     assert _kept(query, document, room) == kept
 
 
+@pytest.mark.parametrize("pair", ["[CLS] $A [SEP] [SEP] $B [SEP]", "$A $B", "$A:2 [SEP]:2 $B:1", "[CLS] $A [SEP] $B:1"])
+def test_whatever_special_tokens_stand_around_a_pair(tiny_cross_encoder, pair):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_cross_encoder, model_max_length=12)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    template = PairTemplate.of(tokenizer)
+    for query, document in (("storm wind", "bread"), ("storm " * 20, "wind " * 30), ("", "rain " * 20)):
+        alone = [
+            np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+            for text in (query, document)
+        ]
+        expected = tokenizer(query, document, truncation="longest_first", return_token_type_ids=True)
+        assert template.join(*alone).tolist() == [expected["input_ids"], expected["token_type_ids"]]
+
+
 def test_a_tokenizer_that_reads_otherwise_in_a_pair_is_refused(tiny_cross_encoder):
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer

@@ -37,6 +37,7 @@ def test_the_hub_can_read_what_it_is():
     assert {"sentence-transformers", "retrodistill"} <= set(head["tags"])
     head, _ = parts(card(CrossEncoderStudent(model="/a/folder"), MANIFEST))
     assert head["pipeline_tag"] == "text-ranking"
+    assert "cross-encoder" in head["tags"]
     assert "base_model" not in head  # a path of this machine says nothing to others
 
 
