@@ -95,6 +95,11 @@ def _checked(folder: Path, name: str) -> Path:
             f"model {name!r}: {folder} is a file; expected the folder that holds config.json and model.safetensors"
         )
     if not ((folder / "config.json").is_file() or (folder / "modules.json").is_file()):
+        if gguf := next(folder.glob("*.gguf"), None):
+            raise InputError(
+                f"model {name!r}: {gguf} is GGUF; convert it once to safetensors, as `converted` in "
+                "benchmarks/decoder_student.py does with transformers"
+            )
         raise InputError(
             f"model {name!r}: {folder} holds neither config.json nor modules.json, so it is no model folder"
         )

@@ -20,6 +20,7 @@ from retrodistill.mining.mine import mine
 from retrodistill.registry import Part
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
+from retrodistill.retrieval.rerank import Rerank
 from retrodistill.runs import read_run, write_run
 from retrodistill.scores.store import ScoreStore
 from retrodistill.sections import Recipe, Stage, Train
@@ -146,6 +147,8 @@ class _Walk:
         """Index, search and evaluate every student and what it is held against, and report."""
         makers = dict(self._systems())
         evaluations = {name: self._kept(name, identity, make) for name, (identity, make) in makers.items()}
+        for stage, name, key in self._after():
+            self._describe(stage, name, evaluations[key])
         for name in ("report.md", "report.html"):
             write_report(self.folder / name, list(evaluations.values()))
         say("report", f"{self.folder}/report.md, {self.folder}/report.html")
@@ -159,19 +162,31 @@ class _Walk:
                 before = self._system_of(stages[0], train, self._before(stages[0], name))
                 title = "student before" if name == "student" else f"{name} before"
                 yield f"before{_suffix(name)}", (self._identity(before), partial(self._evaluate, title, before))
-        for stage in stages:
-            last = stage is stages[-1]
-            for name, train in stage.students.items():
-                title = f"{name} after" if last else f"{name} of {stage.name}"
-                key = name if last else f"{stage.name}{_suffix(name)}"
-                yield key, self._student(stage, name, train, title)
+        for stage, name, key in self._after():
+            title = f"{name} after" if stage is stages[-1] else f"{name} of {stage.name}"
+            yield key, self._student(stage, name, title)
         if options.teacher and stages[-1].score.teachers:
             yield "teacher", self._teacher(stages[-1])
         for baseline in options.baselines:
             yield _safe(baseline.label), (self._identity(baseline), partial(self._evaluate, baseline.label, baseline))
 
-    def _student(self, stage: Stage, name: str, train: Train, title: str) -> tuple[Any, Maker]:
+    def _after(self) -> Iterator[tuple[Stage, str, str]]:
+        """Every trained student: its round, its name there, and its name among the evaluations."""
+        for stage in (stages := self.recipe.stages):
+            for name in stage.students:
+                yield stage, name, name if stage is stages[-1] else f"{stage.name}{_suffix(name)}"
+
+    def _describe(self, stage: Stage, name: str, evaluation: Evaluation) -> None:
+        """Put what was measured on the student's card."""
+        from retrodistill.training.card import CARD, card
+
+        folder, student = stage.place("train", name), cast(Any, stage.students[name].student)
+        measured_on = f"{evaluation.collection}, {evaluation.split}"
+        write_text(folder / CARD, card(student, models.read_json(folder / MANIFEST), evaluation.metrics, measured_on))
+
+    def _student(self, stage: Stage, name: str, title: str) -> tuple[Any, Maker]:
         """A student through its index; one that reads pairs re-ranks what the sources find."""
+        train = stage.students[name]
         if cast(Any, train.student).emits == "pairs":
             system = self._system_of(stage, train, str(stage.place("train", name)))
             return self._identity(system), partial(self._evaluate, title, system)
@@ -274,7 +289,10 @@ class _Walk:
 
     def _system_of(self, stage: Stage, train: Train, model: str) -> Part:
         """What finds documents by a student: the student itself, or a cross-encoder over the mining's sources."""
-        return steps.as_retriever(model)
+        if cast(Any, train.student).emits != "pairs":
+            return steps.as_retriever(model)
+        teacher = {"kind": "cross_encoder", "model": model}
+        return Rerank(sources=stage.mine.sources, teacher=teacher, depth=stage.mine.depth)
 
     def _before(self, stage: Stage, name: str) -> str:
         """The student as it was before training, cut and all, as a model of its own."""

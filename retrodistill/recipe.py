@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from retrodistill.errors import InputError, Problems, nearest
 from retrodistill.registry import OptionError, Part, build, expand, part_class
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
+from retrodistill.training.fit import misfit
 
 Place = tuple[str | int, ...]
 Options = TypeVar("Options", bound=BaseModel)
@@ -293,6 +294,8 @@ def _mistakes(recipe: Recipe) -> Iterator[tuple[Place, str]]:
                 if cast(Any, loss).needs_teacher and not stage.score.teachers:
                     said = f"{loss.kind} learns from a teacher, but score.teachers names none"
                     yield (*base, "train", position, "losses", place), said
+                if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
+                    yield (*base, "train", position, "losses", place), unfit
             if train.evaluate_every is not None and recipe.data.measured_on is None:
                 said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
                 yield (*base, "train", position, "evaluate_every"), said

@@ -259,3 +259,9 @@ def test_an_old_layout_is_an_encoder(copy):
 def test_read_json_names_the_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.json: no such file"):
         models.read_json(tmp_path / "none.json")
+
+
+def test_gguf_is_told_how_to_convert(tmp_path):
+    (tmp_path / "model.Q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match="is GGUF; convert it once to safetensors"):
+        models.locate(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def _options(family: str, kind: str) -> str:
     for option, field in part.model_fields.items():
         if option != "kind":
             annotation = inspect.formatannotation(field.annotation).replace("typing.", "")
+            annotation = re.sub(
+                r"Annotated\[([\w.]+), .*\)\]", r"\1", annotation
+            )  # how it is checked is not what it is
             default = "(required)" if field.is_required() else repr(field.default)
             rows.append([option, annotation, default, field.description or ""])
     return f"{inspect.getdoc(part)}\n\n{markdown_table(['option', 'type', 'default', ''], rows)}"

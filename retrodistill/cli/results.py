@@ -31,13 +31,15 @@ def evaluate(
 ) -> None:
     """Measure SYSTEM on a collection by BEIR's protocol.
 
-    SYSTEM is a a model's folder or name, bm25, index:FOLDER, run:FILE or random. KEY=VALUE sets its options.
+    SYSTEM is a model's folder or name, bm25, index:FOLDER, run:FILE, random or {kind: rerank, ...}. KEY=VALUE sets
+    its options.
 
     \b
     Examples:
       retrodistill evaluate sentence-transformers/all-MiniLM-L6-v2 --data DIR --out runs/minilm
       retrodistill evaluate bm25 --data DIR --out runs/bm25 k1=0.9 b=0.4
       retrodistill evaluate run:FILE.trec --data DIR --qrels FILE --out runs/x
+      retrodistill evaluate '{kind: rerank, teacher: "cross_encoder:MODEL"}' --data DIR --out runs/x
     """
     from retrodistill import steps
     from retrodistill.collections import open_collection, read_qrels
@@ -47,7 +49,8 @@ def evaluate(
     from retrodistill.recipe import part
 
     names = [metric.name for metric in parse_metrics(metrics or DEFAULT_METRICS)]
-    retriever = part("retriever", steps.retriever_spec(system), settings)
+    spec = system if system.lstrip().startswith("{") else steps.retriever_spec(system)
+    retriever = part("retriever", spec, settings)
     collection = open_collection(data)
     judgements = read_qrels(qrels) if qrels else None
     evaluation, run = steps.evaluate(retriever, collection, split, metrics=names, qrels=judgements, depth=depth)

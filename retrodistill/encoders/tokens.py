@@ -17,7 +17,9 @@ _TEXTS_AT_ONCE = 256
 
 def prompt_of(model: Any, role: str) -> str | None:
     """What a sentence-transformers model puts before a query or a document; None where nothing."""
-    return model.prompts.get(role) or None
+    names = ("query",) if role == "query" else ("document", "passage", "corpus")
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
+    return model.prompts.get(name) or None
 
 
 def reading(model: Any) -> dict[str, Any]:

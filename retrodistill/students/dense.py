@@ -1,8 +1,8 @@
-"""Dense students: bi-encoders, whole or cut from a larger encoder."""
+"""Dense students: bi-encoders, of any encoder or decoder, whole or cut from a larger one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,64 +14,102 @@ from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features, reading, tokenize
 from retrodistill.errors import InputError
+from retrodistill.students import assembly, cutting
 from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
+from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Student, Tokens
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 class DenseStudent(Student):
-    """A SentenceTransformer; `layers` cuts it to fewer layers first, as small students are made.
+    """A SentenceTransformer, or one made of any encoder or decoder of transformers.
+
+    What is made of a bare model reads bare texts and gives unit vectors: the mean of the tokens' vectors, the last one
+    of a decoder. Options that are left out stay as the model has them; those given are saved with it, so that it is
+    used later as it was trained.
 
     `layers: 3` keeps three layers spread evenly, the first and the last among them (Sanh et al. 2019, "DistilBERT",
     take every other one); `layers: [0, 2, 5]` keeps those three.
+
+    `dimensions: [256, 128]` has the first 256 and the first 128 numbers of a vector be vectors as well: the losses are
+    the mean over them and the whole (Kusupati et al. 2022, "Matryoshka Representation Learning").
     """
 
     emits: ClassVar[Emission] = "dense"
     kind: Literal["dense"] = "dense"
-    layers: int | tuple[int, ...] | None = None
-    max_length: int | None = Field(None, ge=2)
+    layers: cutting.Layers | None = None
+    max_length: int | None = Field(None, ge=2, description="tokens kept of a text")
     dropout: float | None = Field(None, ge=0, lt=1)
+    pooling: assembly.Pool | None = Field(None, description="how a text's vector is made of its tokens'")
+    similarity: assembly.Similarity | None = Field(None, description="cosine: unit vectors; dot: of any length")
+    query_prompt: str | None = Field(None, description="what stands before a query")
+    document_prompt: str | None = Field(None, description="what stands before a document")
+    append_eos: bool = Field(False, description="end texts with the end-of-sequence token, which decoders pool")
+    dimensions: tuple[int, ...] = Field((), description="shorter vectors that are good too")
+    lora: Lora | None = Field(None, description="learn in low-rank adapters, which are merged when done")
 
-    @field_validator("layers")
+    _checked_layers = field_validator("layers")(cutting.checked)
+
+    @field_validator("dimensions")
     @classmethod
-    def _some_layers(cls, layers: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
-        numbers = (layers,) if isinstance(layers, int) else layers
-        if numbers is not None and (not numbers or min(numbers) < (1 if isinstance(layers, int) else 0)):
-            raise ValueError(f"expected how many layers to keep, or which (from 0), got {layers!r}")
-        if isinstance(layers, tuple) and len(set(layers)) < len(layers):
-            raise ValueError(f"a layer can be kept once, got {layers!r}")
-        return layers
+    def _some_width(cls, dimensions: tuple[int, ...]) -> tuple[int, ...]:
+        if any(width < 1 for width in dimensions) or len(set(dimensions)) < len(dimensions):
+            raise ValueError(f"expected widths of 1 or more, each once, got {list(dimensions)}")
+        return dimensions
 
     def check(self) -> None:
-        """Find the model."""
+        """Find the model, and what the options need."""
         models.expect_type(self.model, "SentenceTransformer")
+        if self.compares not in ("cosine", "dot"):
+            raise InputError(
+                f"model {self.model!r} compares vectors by {self.compares!r}; a student learns cosine or dot"
+            )
+        if self.lora is not None:
+            self.lora.check()
+
+    @property
+    def compares(self) -> str:
+        """How vectors are compared: as asked for, else as the model says, else by cosine."""
+        path = models.locate(self.model) / "config_sentence_transformers.json"
+        own = models.read_json(path).get("similarity_fn_name") if path.is_file() else None
+        return str(self.similarity or own or "cosine")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Weights and cut."""
+        """Weights and options."""
         return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
 
     def load(self, device: str) -> Any:
-        """The SentenceTransformer, cut and with the asked dropout.
+        """The SentenceTransformer, with the asked options.
 
         Raises:
-            InputError: the model is none, or has not the layers asked for.
+            InputError: the model is none and none can be made of it, or it cannot be had with an option.
         """
         self.check()
         model = load_model(self.model, "SentenceTransformer", self.max_length, device)
-        if model.similarity_fn_name not in ("cosine", "dot"):
-            raise InputError(
-                f"model {self.model!r} compares vectors by {model.similarity_fn_name!r}; a student learns cosine or dot"
-            )
-        encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
+        bare = not (models.locate(self.model) / "modules.json").is_file()
+        if bare:
+            assembly.read_plainly(model)
+        if bare or self.similarity is not None:
+            assembly.compare(model, "dot" if self.compares == "dot" else "cosine")
+        if self.pooling is not None:
+            assembly.pool(model, self.pooling, self.model)
+        if self.append_eos:
+            assembly.append_eos(model, self.model)
+        prompts = {"query": self.query_prompt, "document": self.document_prompt}
+        model.prompts |= {role: prompt for role, prompt in prompts.items() if prompt is not None}
+        if max(self.dimensions, default=0) > (width := int(model.get_embedding_dimension())):
+            raise InputError(f"dimensions: {list(self.dimensions)} are wider than the {width} of {self.model!r}")
         if self.layers is not None:
-            _cut(encoder, self.layers, self.model)
+            cutting.cut(getattr(model[0], "auto_model", model[0]), self.layers, self.model)
         if self.dropout is not None:
             set_dropout(model, self.dropout)
         choose_attention(model)
+        if self.lora is not None:
+            self.lora.add(model)
         return model
 
     def reading(self, model: Any) -> dict[str, Any]:
@@ -84,64 +122,35 @@ class DenseStudent(Student):
 
     def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
         """Vectors, shape (texts, dimensions), of unit length where the model compares by cosine."""
-        from torch.nn.functional import normalize
-
         vectors = model(features(model, tokens, role))["sentence_embedding"].float()
-        return Embedded(normalize(vectors, dim=-1) if model.similarity_fn_name == "cosine" else vectors)
+        return Embedded(_compared(vectors, model.similarity_fn_name))
 
     def score(self, queries: Embedded, documents: Embedded) -> Tensor:
         """Inner products."""
         return queries.values @ documents.values.T
 
+    def all_scores(self, embedded: Mapping[str, Embedded], own: np.ndarray) -> Sequence[tuple[float, Tensor]]:
+        """By the whole vectors, and by their first numbers alone where `dimensions` names some; all weigh the same."""
+        whole = embedded["query"].values.shape[-1]
+        matrices = [self.scores(embedded, own)]
+        for width in (width for width in self.dimensions if width < whole):
+            first = {
+                role: Embedded(_compared(part.values[:, :width], self.compares)) for role, part in embedded.items()
+            }
+            matrices.append(self.scores(first, own))
+        return [(1 / len(matrices), matrix) for matrix in matrices]
+
     def save(self, model: Any, folder: Path) -> None:
-        """Modules, tokenizer, prompts and similarity."""
-        model.save_pretrained(str(folder), safe_serialization=True)
+        """Modules, tokenizer, prompts and similarity; adapters become part of the weights."""
+        merge(model)
+        model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 
-def _cut(encoder: Any, layers: int | tuple[int, ...], name: str) -> None:
-    """Keep some layers of a BERT-like encoder, in place."""
-    import torch
-    from torch import nn
+def _compared(vectors: Tensor, similarity: str) -> Tensor:
+    """Vectors whose inner product is the similarity."""
+    from torch.nn.functional import normalize
 
-    owner = next((part for part in (getattr(encoder, "encoder", None), getattr(encoder, "transformer", None), encoder)
-                  if part is not None and _stack(part) is not None), None)  # fmt: skip
-    attribute = None if owner is None else _stack(owner)
-    if owner is None or attribute is None:
-        raise InputError(
-            f"model {name!r}: no stack of layers is known in a {type(encoder).__name__}; leave `layers` out"
-        )
-    stack: nn.ModuleList = getattr(owner, attribute)
-    kept = _spread(layers, len(stack)) if isinstance(layers, int) else layers
-    if (isinstance(layers, int) and layers > len(stack)) or max(kept) >= len(stack):
-        raise InputError(
-            f"layers: {layers!r} asks for more than the {len(stack)} layers of {name!r} (0 to {len(stack) - 1})"
-        )
-    setattr(owner, attribute, nn.ModuleList([stack[number] for number in kept]))
-    encoder.config.num_hidden_layers = len(kept)
-    if getattr(encoder.config, "layer_types", None):
-        encoder.config.layer_types = [encoder.config.layer_types[number] for number in kept]
-    with torch.device("meta"):
-        loaded = type(encoder)(encoder.config)
-    # Some models' first layer is unlike the others (ModernBERT) or holds what all share (T5).
-    if loaded.state_dict().keys() != encoder.state_dict().keys():
-        raise InputError(
-            f"layers: {layers!r} would not load again: the first layer of {name!r} is unlike the others; keep layer 0"
-        )
-
-
-def _stack(part: nn.Module) -> str | None:
-    from torch import nn
-
-    return next(
-        (name for name in ("layer", "layers", "block") if isinstance(getattr(part, name, None), nn.ModuleList)), None
-    )
-
-
-def _spread(count: int, total: int) -> tuple[int, ...]:
-    """`count` of `total` layers, the last always among them, the first too when there are two or more."""
-    if count == 1:
-        return (total - 1,)
-    return tuple(round(place * (total - 1) / (count - 1)) for place in range(count))
+    return normalize(vectors, dim=-1) if similarity == "cosine" else vectors
 
 
 STUDENTS = {"dense": DenseStudent}

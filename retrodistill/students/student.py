@@ -37,6 +37,7 @@ class Student(Part):
     """
 
     emits: ClassVar[Emission]
+    scores_all_pairs: ClassVar[bool] = True  # false: a query is scored against its own documents alone
     argument: ClassVar[str | None] = "model"
     model: str
 
@@ -88,6 +89,13 @@ class Student(Part):
     def scores(self, embedded: Mapping[str, Embedded], own: np.ndarray) -> Tensor:
         """The score matrix of a batch, float32 (Q, D); where `own` is false a cross-encoder has 0."""
         return self.score(embedded["query"], embedded["document"])
+
+    def all_scores(self, embedded: Mapping[str, Embedded], own: np.ndarray) -> Sequence[tuple[float, Tensor]]:
+        """Every score matrix that the losses are asked about, each with its weight.
+
+        One, unless a student should be right in several ways at once, as with vectors that may be cut short.
+        """
+        return [(1.0, self.scores(embedded, own))]
 
     @property
     def looks_across(self) -> bool:

@@ -187,11 +187,12 @@ class Objective:
     def _losses(
         self, batch: Batch, embedded: Mapping[str, Embedded], counts: dict[str, int], progress: float
     ) -> tuple[Tensor, _Found]:
-        scores = score_batch(batch, self.student.scores(embedded, batch.own))
-        total, found = scores.student.sum() * 0.0, _Found({}, {}, self.student.watch(embedded))
+        views = [
+            (weight, score_batch(batch, scores)) for weight, scores in self.student.all_scores(embedded, batch.own)
+        ]
+        total, found = views[0][1].student.sum() * 0.0, _Found({}, {}, self.student.watch(embedded))
         for name, loss in self.losses.items():
-            values, counted = loss.terms(scores)
-            value = torch.where(counted, values, 0.0).sum() / max(1, counts[name])
+            value = torch.stack([weight * _sum(loss, scores) for weight, scores in views]).sum() / max(1, counts[name])
             total = total + loss.weight_at(progress) * found.add(name, value)
         for penalty in self.student.penalties(embedded, progress):
             total = total + penalty.weight * found.add(penalty.name, penalty.value)
@@ -215,6 +216,12 @@ class _Found:
                 "temperature may help. The last checkpoint is kept"
             )
         return value
+
+
+def _sum(loss: Loss, scores: ScoreBatch) -> Tensor:
+    """Over the queries that have a loss."""
+    values, counted = loss.terms(scores)
+    return torch.where(counted, values, 0.0).sum()
 
 
 def _joined(chunks: Sequence[_Chunk], outputs: Sequence[Embedded]) -> dict[str, Embedded]:

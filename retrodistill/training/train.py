@@ -15,8 +15,10 @@ import numpy as np
 from retrodistill import console
 from retrodistill.encoders import Precision, device_of, quiet_libraries
 from retrodistill.errors import InputError
-from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json
+from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
+from retrodistill.training.card import CARD, card
+from retrodistill.training.fit import check
 from retrodistill.training.lists import Lists
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.workers import Workers
@@ -65,9 +67,9 @@ def train(
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, a loss is not finite, there is not one score
-            a candidate, a logger is not installed, a query of the dev split is trained on, or `out` holds something
-            that is no model of ours.
+        InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
+            loss is not finite, there is not one score a candidate, a logger is not installed, a query of the dev split
+            is trained on, or `out` holds something that is no model of ours.
     """
     refuse_to_replace(out)
     options = options or TrainOptions()
@@ -84,8 +86,8 @@ def train(
         seed=seed,
     )
     parts = cast("Sequence[Loss]", losses)
-    check(parts, lists)
     learner = cast("Student", student)
+    check(learner, parts, lists)
     asked = describe(student, losses, candidates, collection, teacher=teacher, options=options, seed=seed, dev=dev)
     device = device_of(None)
     measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
@@ -119,6 +121,7 @@ def train(
 def _write(student: Student, model: Any, out: Path, partial: Path, manifest: dict[str, Any]) -> None:
     with atomic_folder(out) as folder:
         student.save(model, folder)
+        write_text(folder / CARD, card(student, manifest))
         if (partial / "runs").is_dir():  # what loggers such as TensorBoard wrote
             shutil.copytree(partial / "runs", folder / "logs")
         write_json(folder / "manifest.json", manifest)
@@ -150,25 +153,6 @@ def describe(
         "seed": seed,
         **({"dev": [dev, digest_of(collection.qrels(dev))]} if dev and options.evaluate_every else {}),
     }
-
-
-def check(losses: Sequence[Loss], lists: Lists) -> None:
-    """Refuse to train on nothing.
-
-    Raises:
-        InputError: naming the loss and the stop that writes what it misses.
-    """
-    for loss in losses:
-        if loss.needs_teacher and not lists.judged:
-            raise InputError(
-                f"loss {loss.kind} learns from a teacher, but none of the {len(lists.candidates)} candidates has a "
-                "score; score them first: retrodistill score"
-            )
-        if loss.needs_labels and not lists.positives:
-            raise InputError(
-                f"loss {loss.kind} needs labelled positives, but no candidate is labelled relevant; "
-                "mine with positives, or train with kl alone"
-            )
 
 
 def resolve_precision(asked: str, device: str) -> Precision:

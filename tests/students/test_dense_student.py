@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from retrodistill.errors import InputError
 from retrodistill.registry import build
 from retrodistill.students.dense import DenseStudent
+from retrodistill.students.embedded import Embedded
 
 TEXTS = ["storm wind rain", "the bread and the flour of the oven", "chess", "a comet's tail of ice", "", "42 violins"]
 
@@ -62,6 +63,11 @@ def t5(tiny_model, folder):
     return assembled(tiny_model, folder, T5EncoderModel(config))
 
 
+def embedded(student, model, texts, role):
+    """Vectors with gradients, as training makes them."""
+    return student.embed(model, student.tokenize(model, texts, role), role).values
+
+
 def layers_of(model):
     return model[0].auto_model.encoder.layer
 
@@ -91,13 +97,13 @@ def test_the_cut_keeps_these_layers_and_everything_else(tiny_model, whole, layer
 
 
 def test_layers_are_spread_evenly_over_a_deep_stack():
-    from retrodistill.students.dense import _spread
+    from retrodistill.students.cutting import spread
 
-    assert _spread(6, 12) == (0, 2, 4, 7, 9, 11)
-    assert _spread(3, 5) == (0, 2, 4)
+    assert spread(6, 12) == (0, 2, 4, 7, 9, 11)
+    assert spread(3, 5) == (0, 2, 4)
     for total in range(1, 30):
         for count in range(1, total + 1):
-            chosen = _spread(count, total)
+            chosen = spread(count, total)
             gaps = np.diff(chosen)
             assert len(chosen) == count
             assert chosen[-1] == total - 1
@@ -156,7 +162,7 @@ def test_a_saved_student_is_plain_sentence_transformers(tiny_model, tmp_path):
     student.save(model, tmp_path / "saved")
     assert not list((tmp_path / "saved").rglob("*.bin"))
     with torch.no_grad():
-        vectors = student.embed(model, TEXTS, "document").numpy()
+        vectors = embedded(student, model, TEXTS, "document").numpy()
     np.testing.assert_allclose(plain(tmp_path / "saved"), vectors, atol=1e-5)
     again = DenseStudent(model=str(tmp_path / "saved")).load("cpu")
     assert again.max_seq_length == 32
@@ -206,11 +212,11 @@ def test_dropout_is_the_models_own_or_the_one_asked_for(tiny_model, tmp_path):
 def test_dropout_acts_in_training_alone(tiny_model, dropout, same):
     student = DenseStudent(model=str(tiny_model), dropout=dropout)
     model = student.load("cpu")
-    still = student.embed(model, TEXTS, "query")
-    assert torch.equal(student.embed(model, TEXTS, "query"), still)
+    still = embedded(student, model, TEXTS, "query")
+    assert torch.equal(embedded(student, model, TEXTS, "query"), still)
     model.train()
     torch.manual_seed(0)
-    assert torch.allclose(student.embed(model, TEXTS, "query"), still, atol=1e-6) == same
+    assert torch.allclose(embedded(student, model, TEXTS, "query"), still, atol=1e-6) == same
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
@@ -225,11 +231,11 @@ def test_dropout_acts_in_training_alone(tiny_model, dropout, same):
 def test_embed_is_encode_with_gradients(tiny_model, tmp_path, role, prompts, default):
     student = DenseStudent(model=configured(tiny_model, tmp_path / "m", prompts=prompts, default_prompt_name=default))
     model = student.load("cpu")
-    vectors = student.embed(model, TEXTS, role)
+    vectors = embedded(student, model, TEXTS, role)
     assert vectors.requires_grad
     encode = model.encode_query if role == "query" else model.encode_document
     np.testing.assert_allclose(vectors.detach().numpy(), encode(TEXTS), atol=1e-6)
-    plain = student.embed(DenseStudent(model=str(tiny_model)).load("cpu"), TEXTS, role)
+    plain = embedded(student, DenseStudent(model=str(tiny_model)).load("cpu"), TEXTS, role)
     assert torch.allclose(vectors, plain, atol=1e-4) == (not prompts.get(role))
 
 
@@ -243,21 +249,22 @@ def test_vectors_of_a_cosine_student_have_unit_length(tiny_model, tmp_path, simi
     student = DenseStudent(model=folder)
     model = student.load("cpu")
     with torch.no_grad():
-        vectors = student.embed(model, TEXTS, "document")
+        vectors = embedded(student, model, TEXTS, "document")
     assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(TEXTS)), atol=1e-6) == unit
     np.testing.assert_allclose(vectors.numpy(), model.encode(TEXTS, normalize_embeddings=unit), atol=1e-6)
 
 
 def test_scores_are_inner_products_of_all_pairs(tiny_model):
     queries, documents = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0], [0.0, 1.0]])
-    scores = DenseStudent(model=str(tiny_model)).score(queries, documents)
+    scores = DenseStudent(model=str(tiny_model)).score(Embedded(queries), Embedded(documents))
     assert scores.tolist() == [[11, 17, 2], [-4, -6, -1]]
 
 
 def test_lengths_are_tokens_as_truncated(tiny_model):
     student = DenseStudent(model=str(tiny_model), max_length=8)
     model = student.load("cpu")
-    assert student.lengths(model, ["storm", "the storm and the wind", "storm " * 50, ""], "document") == [3, 7, 8, 2]
+    tokens = student.tokenize(model, ["storm", "the storm and the wind", "storm " * 50, ""], "document")
+    assert [len(ids) for ids in tokens] == [3, 7, 8, 2]
 
 
 def test_a_static_embedding_can_learn_but_has_no_layers(tiny_model, tmp_path):
@@ -271,8 +278,9 @@ def test_a_static_embedding_can_learn_but_has_no_layers(tiny_model, tmp_path):
     )
     student = DenseStudent(model=str(tmp_path / "m"))
     model = student.load("cpu")
-    assert student.lengths(model, ["storm", "the storm and the wind", "storm " * 200], "document") == [1, 5, 200]
-    vectors = student.embed(model, TEXTS[:2], "query")
+    tokens = student.tokenize(model, ["storm", "the storm and the wind", "storm " * 200], "document")
+    assert [len(ids) for ids in tokens] == [1, 5, 200]
+    vectors = embedded(student, model, TEXTS[:2], "query")
     assert vectors.requires_grad
     np.testing.assert_allclose(vectors.detach().numpy(), model.encode(TEXTS[:2], normalize_embeddings=True), atol=1e-6)
     with pytest.raises(InputError, match="no stack of layers is known in a StaticEmbedding; leave `layers` out"):
@@ -294,8 +302,9 @@ def test_16_bit_weights_learn_in_float32(tiny_model, tmp_path):
 @pytest.mark.parametrize("similarity", ["euclidean", "manhattan"])
 def test_a_model_that_compares_by_distance_is_refused(tiny_model, tmp_path, similarity):
     folder = configured(tiny_model, tmp_path / "m", similarity_fn_name=similarity)
-    with pytest.raises(InputError, match=f"compares vectors by '{similarity}'; a student learns cosine or dot"):
-        DenseStudent(model=folder).load("cpu")
+    for action in (DenseStudent.check, lambda student: student.load("cpu")):
+        with pytest.raises(InputError, match=f"compares vectors by '{similarity}'; a student learns cosine or dot"):
+            action(DenseStudent(model=folder))
 
 
 def test_what_is_no_bi_encoder_is_refused(tiny_cross_encoder, tmp_path):

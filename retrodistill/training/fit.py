@@ -1,0 +1,42 @@
+"""Whether a student, its losses and what they learn from fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from retrodistill.losses.batch import Loss
+    from retrodistill.students.student import Student
+    from retrodistill.training.lists import Lists
+
+
+def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
+    """Refuse to train on nothing, or by what the student does not give.
+
+    Raises:
+        InputError: naming the loss, and the stop that writes what it misses.
+    """
+    for loss in losses:
+        if said := misfit(student, loss):
+            raise InputError(said)
+        if loss.needs_teacher and not lists.judged:
+            raise InputError(
+                f"loss {loss.kind} learns from a teacher, but none of the {len(lists.candidates)} candidates has a "
+                "score; score them first: retrodistill score"
+            )
+        if loss.needs_labels and not lists.positives:
+            raise InputError(
+                f"loss {loss.kind} needs labelled positives, but no candidate is labelled relevant; "
+                "mine with positives, or train with kl alone"
+            )
+
+
+def misfit(student: Student, loss: Loss) -> str | None:
+    """Why a student cannot learn from a loss; None where it can."""
+    if student.scores_all_pairs or not loss.in_batch:
+        return None
+    own = "; set in_batch_negatives: false" if hasattr(loss, "in_batch_negatives") else "; choose another loss"
+    return f"{loss.kind} looks at other queries' documents, which a {student.kind} student does not score{own}"

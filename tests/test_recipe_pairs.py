@@ -1,0 +1,75 @@
+"""A recipe whose student emits pairs has no index, and no loss that looks across the batch."""
+
+from pathlib import Path
+
+import pytest
+
+from retrodistill.errors import Problems
+from retrodistill.recipe import load
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+TEXT = """name: pairs
+data: {data}
+train:
+  student: {{kind: {kind}, model: {model}}}
+  losses: [{loss}]
+index: {index}
+"""
+OWN = "{kind: infonce, in_batch_negatives: false}"
+
+
+def recipe(tmp_path, tiny_model, kind="cross_encoder", loss=OWN, index="null"):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.format(data=tmp_path, kind=kind, model=tiny_model, loss=loss, index=index))
+    return path
+
+
+def test_it_re_ranks_without_an_index_and_reads_back(tmp_path, tiny_model):
+    found = load(recipe(tmp_path, tiny_model))
+    assert found.index is None
+    (tmp_path / "copy.yaml").write_text(found.dump())
+    assert load(tmp_path / "copy.yaml") == found
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"index": "flat"},
+            "line 6: index: flat accepts dense, but train.student (cross_encoder) emits pairs; write index: null",
+        ),
+        (
+            {"kind": "dense"},
+            "line 6: index: null is for students that re-rank, but train.student (dense) emits dense; choose an index "
+            "that accepts dense",
+        ),
+        (
+            {"loss": "infonce"},
+            "line 5: train.losses[0]: infonce looks at other queries' documents, which a cross_encoder student does "
+            "not score; set in_batch_negatives: false",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_runs(tmp_path, tiny_model, changed, said):
+    with pytest.raises(Problems) as error:
+        load(recipe(tmp_path, tiny_model, **changed))
+    assert said in error.value.problems
+
+
+def test_the_default_index_does_not_fit_it(tmp_path, tiny_model):
+    path = recipe(tmp_path, tiny_model)
+    path.write_text(path.read_text().replace("index: null\n", ""))
+    with pytest.raises(Problems, match="write index: null"):
+        load(path)
+
+
+def test_the_recipe_in_the_tree_stands(tmp_path, tiny_model):
+    found = load(
+        RECIPES / "scifact-cross-encoder.yaml",
+        [
+            f"train.student.model={tiny_model}",
+            f"mine.sources=[bm25, 'dense:{tiny_model}']",
+            "evaluate.baselines=[bm25]",
+        ],
+    )
+    assert (found.train.student.emits, found.index) == ("pairs", None)
