@@ -24,7 +24,7 @@ class _Postings:
 
     Attributes:
         offsets: int64 (terms + 1,).
-        documents: int32 (postings,), ascending within a term.
+        documents: uint32 (postings,), ascending within a term.
         weights: float32 (postings,).
         lengths: int64 (documents,), how many terms each document has.
     """
@@ -61,8 +61,7 @@ class _Postings:
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(0, len(queries), size)))
-        order = np.argsort(-scores, axis=1, kind="stable")
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        return scores, rows
 
     def save(self, folder: Path) -> None:
         for field in fields(self):
@@ -85,7 +84,7 @@ class Inverted(Index):
             raise InputError("a weight of a document is not finite; the model has diverged in training")
         offsets = np.zeros(vectors.dimensions + 1, dtype=np.int64)
         offsets[1:] = np.cumsum(np.bincount(vectors.terms, minlength=vectors.dimensions))
-        documents = np.empty(len(vectors.terms), dtype=np.int32)
+        documents = np.empty(len(vectors.terms), dtype=np.uint32)
         weights = np.empty(len(vectors.terms), dtype=np.float32)
         _compiled(_invert)(vectors.offsets, vectors.terms, vectors.weights, offsets[:-1].copy(), documents, weights)
         return _Postings(offsets, documents, weights, np.array(vectors.lengths, dtype=np.int64))
@@ -114,14 +113,16 @@ def _whole(postings: _Postings) -> bool:
     """Whether the arrays can be walked without leaving them."""
     offsets, documents, weights, lengths = (getattr(postings, field.name) for field in fields(postings))
     types = [array.dtype for array in (offsets, documents, weights, lengths)]
-    if types != [np.int64, np.int32, np.float32, np.int64] or any(array.ndim != 1 for array in vars(postings).values()):
+    if types != [np.int64, np.uint32, np.float32, np.int64] or any(
+        array.ndim != 1 for array in vars(postings).values()
+    ):
         return False
     return bool(
         len(offsets) > 1
         and offsets[0] == 0
         and (np.diff(offsets) >= 0).all()
         and offsets[-1] == len(documents) == len(weights)
-        and documents.min(initial=0) >= 0
+        and documents.max(initial=0) < max(1, len(lengths))
         and np.array_equal(np.bincount(documents, minlength=len(lengths)), lengths)
     )
 
@@ -186,8 +187,8 @@ def _search(
                     heapq.heapreplace(best, (score, document))
                 if len(best) == depth:
                     floor = best[0][0]
-        for place in range(len(best)):
-            scores[query, place], rows[query, place] = best[place]
+        for place in range(len(best) - 1, -1, -1):
+            scores[query, place], rows[query, place] = heapq.heappop(best)
 
 
 INDEXES = {"inverted": Inverted}

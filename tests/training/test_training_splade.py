@@ -38,18 +38,18 @@ PENALTIES = {"flops": Sparsity(query=0.3, document=0.2), "l1": Sparsity(document
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("losses", "options"),
     [
-        PENALTIES,
-        {**PENALTIES, "pooling": "sum"},
-        {**PENALTIES, "top_k": 8},
-        {**PENALTIES, "query": "idf"},
-        {**PENALTIES, "query": "idf", "train_idf": False},
-        {"flops": Sparsity()},
+        ([KL()], PENALTIES),
+        ([KL(), InfoNCE()], {**PENALTIES, "pooling": "sum"}),
+        ([KL()], {**PENALTIES, "top_k": 8}),
+        ([KL()], {**PENALTIES, "query": "idf"}),
+        ([KL()], {**PENALTIES, "query": "idf", "train_idf": False}),
+        ([KL()], {"flops": Sparsity()}),
+        ([InfoNCE()], {"flops": Sparsity()}),
     ],
-    ids=["penalties", "sum", "top_k", "idf", "frozen idf", "no penalty"],
+    ids=["penalties", "sum", "top_k", "idf", "frozen idf", "groups", "in the batch"],
 )
-@pytest.mark.parametrize("losses", [[KL()], [InfoNCE()]], ids=["kl", "infonce"])
 def test_a_budget_of_one_token_gives_the_same_gradient(tiny_splade, collection, losses, options):
     at_once, logged = step(tiny_splade, collection, losses, EVERYTHING, **options)
     cached, same = step(tiny_splade, collection, losses, 1, **options)
