@@ -46,7 +46,7 @@ def run(recipe: Recipe) -> dict[str, Evaluation]:
         walk = _Walk(recipe)
         walk.begin()
     candidates: dict[str, Candidates] = {}
-    for stage in recipe.stages:
+    for stage in walk.stages:
         with workers.first():
             candidates[stage.name] = walk.mine(stage)
             walk.score(stage, candidates[stage.name])
@@ -62,6 +62,7 @@ class _Walk:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.folder = recipe.folder
+        self.stages = recipe.stages
         self.store = ScoreStore(recipe.store)
         self.collection: Collection = opened(recipe)
 
@@ -156,7 +157,7 @@ class _Walk:
 
     def _systems(self) -> Iterator[tuple[str, tuple[Any, Maker]]]:
         """Every system by name: what decides its numbers, and what measures it."""
-        options, stages = self.recipe.evaluate, self.recipe.stages
+        options, stages = self.recipe.evaluate, self.stages
         if options.before:
             for name, train in stages[0].students.items():
                 before = self._system_of(stages[0], train, self._before(stages[0], name))
@@ -172,9 +173,9 @@ class _Walk:
 
     def _after(self) -> Iterator[tuple[Stage, str, str]]:
         """Every trained student: its round, its name there, and its name among the evaluations."""
-        for stage in (stages := self.recipe.stages):
+        for stage in self.stages:
             for name in stage.students:
-                yield stage, name, name if stage is stages[-1] else f"{stage.name}{_suffix(name)}"
+                yield stage, name, name if stage is self.stages[-1] else f"{stage.name}{_suffix(name)}"
 
     def _describe(self, stage: Stage, name: str, evaluation: Evaluation) -> None:
         """Put what was measured on the student's card."""

@@ -36,12 +36,7 @@ def test_it_re_ranks_without_an_index_and_reads_back(tmp_path, tiny_model):
     [
         (
             {"index": "flat"},
-            "line 6: index: flat accepts dense, but train.student (cross_encoder) emits pairs; write index: null",
-        ),
-        (
-            {"kind": "dense"},
-            "line 6: index: null is for students that re-rank, but train.student (dense) emits dense; choose an index "
-            "that accepts dense",
+            "line 6: index: flat accepts dense, but train.student (cross_encoder) emits pairs; leave it out",
         ),
         (
             {"loss": "infonce"},
@@ -56,11 +51,10 @@ def test_what_does_not_fit_is_told_before_anything_runs(tmp_path, tiny_model, ch
     assert said in error.value.problems
 
 
-def test_the_default_index_does_not_fit_it(tmp_path, tiny_model):
+def test_it_needs_no_index(tmp_path, tiny_model):
     path = recipe(tmp_path, tiny_model)
     path.write_text(path.read_text().replace("index: null\n", ""))
-    with pytest.raises(Problems, match="write index: null"):
-        load(path)
+    assert load(path).index is None
 
 
 def test_the_recipe_in_the_tree_stands(tmp_path, tiny_model):
@@ -72,4 +66,4 @@ def test_the_recipe_in_the_tree_stands(tmp_path, tiny_model):
             "evaluate.baselines=[bm25]",
         ],
     )
-    assert (found.train.student.emits, found.index) == ("pairs", None)
+    assert (found.train[0].student.emits, found.index) == ("pairs", None)

@@ -223,7 +223,7 @@ def test_several_outputs_are_refused(tiny_cross_encoder, tmp_path):
 
 def test_losses_that_look_at_other_queries_documents_do_not_fit(student, tiny_model):
     from retrodistill.students.dense import DenseStudent
-    from retrodistill.training.train import misfit
+    from retrodistill.training.fit import misfit
 
     across, own = build("loss", "infonce"), build("loss", {"kind": "infonce", "in_batch_negatives": False})
     said = misfit(student, across)

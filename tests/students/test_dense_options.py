@@ -190,7 +190,8 @@ def test_losses_see_shorter_vectors_as_matryoshka_has_it(tiny_model, similarity)
     full = torch.ones(5, 5, dtype=torch.bool)
     mask = torch.from_numpy(own)
     value = sum(
-        weight * infonce(ScoreBatch(scores, scores.detach(), full, mask, mask, full)) for weight, scores in matrices
+        weight * infonce(ScoreBatch(scores, scores.detach(), full, mask, mask.float(), mask, full))
+        for weight, scores in matrices
     )
     compared = util.cos_sim if similarity == "cosine" else util.dot_score
     inner = MultipleNegativesRankingLoss(model, scale=20.0, similarity_fct=compared)
