@@ -49,17 +49,26 @@ def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
             shown.update()
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first left, the others right. A bar in a cell is escaped."""
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    """A Markdown table with aligned columns; all but the first to the right where they hold numbers.
+
+    A bar in a cell is escaped.
+    """
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
+    left = [column == 0 or not numbers for column in range(len(header))]
+
     def line(row: Sequence[str]) -> str:
         padded = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if stays else cell.rjust(width)
+            for stays, cell, width in zip(left, row, widths, strict=True)
         ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|"
+        + "|".join("-" * (w + 2) if stays else "-" * (w + 1) + ":" for stays, w in zip(left, widths, strict=True))
+        + "|"
+    )
     return "\n".join([line(cells[0]), rule, *(line(row) for row in cells[1:])])

@@ -22,7 +22,7 @@ def listing(what: str | None, name: str | None) -> str:
         InputError: there is no such family or part.
     """
     if what is None:
-        families = [markdown_table([family, "what it is"], _rows(family)) for family in FAMILIES]
+        families = [markdown_table([family, "what it is"], _rows(family), numbers=False) for family in FAMILIES]
         return "\n\n".join([*families, *(make() for make in _OTHERS.values())])
     if what in _OTHERS:
         return _OTHERS[what]()
@@ -30,7 +30,7 @@ def listing(what: str | None, name: str | None) -> str:
     if family not in FAMILIES:
         raise InputError(f"ls {what!r}: no such list; {nearest(what, [*FAMILIES, *_OTHERS])}")
     if name is None:
-        return markdown_table([family, "what it is"], _rows(family))
+        return markdown_table([family, "what it is"], _rows(family), numbers=False)
     return _options(family, name)
 
 
@@ -58,7 +58,7 @@ def _options(family: str, kind: str) -> str:
             )  # how it is checked is not what it is
             default = "(required)" if field.is_required() else repr(field.default)
             rows.append([option, annotation, default, field.description or ""])
-    return f"{inspect.getdoc(part)}\n\n{markdown_table(['option', 'type', 'default', ''], rows)}"
+    return f"{inspect.getdoc(part)}\n\n{markdown_table(['option', 'type', 'default', ''], rows, numbers=False)}"
 
 
 def _collections() -> str:
@@ -66,7 +66,7 @@ def _collections() -> str:
 
     rows = [["builtin/pydocs", "docstrings of Python and numpy, built on the spot"]]
     rows += [[name, "BEIR, downloaded with a checksum"] for name in beir.names()]
-    return markdown_table(["collection", "what it is"], rows)
+    return markdown_table(["collection", "what it is"], rows, numbers=False)
 
 
 def _recipes() -> str:
@@ -75,7 +75,7 @@ def _recipes() -> str:
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         rows.append([str(path), first.lstrip("# ") if first.startswith("#") else str(tree.get("name", ""))])
-    return markdown_table(["recipe", "what it is"], rows or [["(none below recipes/)", ""]])
+    return markdown_table(["recipe", "what it is"], rows or [["(none below recipes/)", ""]], numbers=False)
 
 
 _OTHERS: dict[str, Callable[[], str]] = {"collections": _collections, "recipes": _recipes}
