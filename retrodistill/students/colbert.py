@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import check_length, load_model
-from retrodistill.encoders.tokens import features, reading, tokenize
+from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.students.backbone import choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
@@ -62,11 +60,6 @@ class ColBERTStudent(Student):
                 "encoder to make one of"
             )
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Weights and options."""
-        return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
-
     def load(self, device: str) -> Any:
         """The MultiVectorEncoder, with the asked options.
 
@@ -93,14 +86,6 @@ class ColBERTStudent(Student):
             set_dropout(model, self.dropout)
         choose_attention(model)
         return model
-
-    def reading(self, model: Any) -> dict[str, Any]:
-        """Tokenizer, lengths, expansion and prefixes."""
-        return reading(model)
-
-    def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
-        """As the MultiVectorEncoder itself does; a token of query expansion stands as its complement."""
-        return tokenize(model, texts, role)
 
     def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
         """The vectors of the tokens that count, packed; as many as the model's own scoring mask keeps."""

@@ -51,11 +51,6 @@ class CrossEncoderStudent(Student):
         if self.lora is not None:
             self.lora.check()
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Weights and options."""
-        return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
-
     def load(self, device: str) -> Any:
         """The CrossEncoder, with the asked options.
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
-from retrodistill.encoders.tokens import features, reading, tokenize
+from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.students import assembly, cutting
 from retrodistill.students.backbone import choose_attention, set_dropout
@@ -77,11 +77,6 @@ class DenseStudent(Student):
         own = models.read_json(path).get("similarity_fn_name") if path.is_file() else None
         return str(self.similarity or own or "cosine")
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Weights and options."""
-        return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
-
     def load(self, device: str) -> Any:
         """The SentenceTransformer, with the asked options.
 
@@ -111,14 +106,6 @@ class DenseStudent(Student):
         if self.lora is not None:
             self.lora.add(model)
         return model
-
-    def reading(self, model: Any) -> dict[str, Any]:
-        """Tokenizer, length and prompts."""
-        return reading(model)
-
-    def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
-        """As the SentenceTransformer itself does."""
-        return tokenize(model, texts, role)
 
     def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
         """Vectors, shape (texts, dimensions), of unit length where the model compares by cosine."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
-from retrodistill.encoders.tokens import features, reading, tokenize
+from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
 from retrodistill.students.backbone import choose_attention, set_dropout
@@ -88,7 +88,7 @@ class SpladeStudent(Student):
     def identity(self) -> dict[str, Any]:
         """Weights, table and options."""
         table = None if self.idf is None else digest_of_file(self.idf)
-        return {**self.model_dump(exclude={"model", "idf"}), "weights": models.digest(self.model), "idf": table}
+        return {**super().identity, "idf": table}
 
     def load(self, device: str) -> Any:
         """The SparseEncoder, its heads computed without their logits.
@@ -140,11 +140,7 @@ class SpladeStudent(Student):
 
     def reading(self, model: Any) -> dict[str, Any]:
         """Tokenizer, length and prompts; the special tokens of encoded queries."""
-        return {**reading(model), "query": self.query}
-
-    def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
-        """As the SparseEncoder itself does."""
-        return tokenize(model, texts, role)
+        return {**super().reading(model), "query": self.query}
 
     def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
         """Term weights, shape (texts, terms), at least 0."""

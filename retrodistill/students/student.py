@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from retrodistill import models
 from retrodistill.emissions import Emission
+from retrodistill.encoders import tokens
 from retrodistill.registry import Part
 
 if TYPE_CHECKING:
@@ -42,24 +44,24 @@ class Student(Part):
     model: str
 
     @property
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Everything that decides what the student starts from and how it is trained."""
+        """Everything that decides what the student starts from and how it is trained: weights and options."""
+        return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
 
     @abstractmethod
     def load(self, device: str) -> Any:
         """The model to train, an `nn.Module`, as it is before training."""
 
-    @abstractmethod
     def reading(self, model: Any) -> dict[str, Any]:
         """Everything that decides what `tokenize` gives: students that share it share their tokens on disk."""
+        return tokens.reading(model)
 
-    @abstractmethod
     def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
-        """The tokens that the model reads of each text, int32 (tokens,), prompt and truncation included."""
+        """The tokens that the model reads of each text, int32, prompt and truncation included, as its own `encode`."""
+        return tokens.tokenize(model, texts, role)
 
     @abstractmethod
-    def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:
+    def embed(self, model: Any, items: Tokens, role: str) -> Embedded:
         """What the model makes of a few items, with gradients; called with items of like length."""
 
     @abstractmethod

@@ -1,12 +1,11 @@
 import json
 import shutil
 import string
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import printed
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -32,29 +31,14 @@ def embedded(student, model, role, texts=TEXTS):
 def plain(*folders):
     """Vectors by sentence-transformers in another process, where nothing of ours can be imported."""
     code = f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "retrodistill":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, Blocked())
-try:
-    import retrodistill
-except ImportError as error:
-    assert str(error) == "blocked"
-else:
-    raise AssertionError
-import json, torch
-torch.set_num_threads(1)
 from sentence_transformers import MultiVectorEncoder
 for folder in {[str(folder) for folder in folders]!r}:
     model = MultiVectorEncoder(folder, device="cpu")
     found = [model.encode_query({TEXTS!r}), model.encode_document({TEXTS!r})]
     print(json.dumps([[vectors.tolist() for vectors in side] for side in found]))
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return [[list(map(np.array, side)) for side in json.loads(line)] for line in done.stdout.splitlines()]
+    done = printed(code)
+    return [[list(map(np.array, side)) for side in json.loads(line)] for line in done.splitlines()]
 
 
 EVERYTHING = {

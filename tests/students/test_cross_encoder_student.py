@@ -1,10 +1,9 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import printed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
@@ -42,22 +41,13 @@ def logits_of(student, model, queries, documents, own=None):
 def predicted(folder, pairs):
     """By sentence-transformers in another process, where nothing of ours can be imported: default and raw."""
     code = f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "retrodistill":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, Blocked())
-import json, torch
-torch.set_num_threads(1)
 from sentence_transformers import CrossEncoder
 model = CrossEncoder({str(folder)!r}, device="cpu")
 pairs = {pairs!r}
 print(json.dumps([model.predict(pairs, activation_fn=torch.nn.Identity()).tolist(), model.predict(pairs).tolist()]))
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return np.array(json.loads(done.stdout))
+    done = printed(code)
+    return np.array(json.loads(done))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,11 +1,10 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import printed
 from pydantic import ValidationError
 
 from retrodistill.errors import InputError
@@ -134,26 +133,11 @@ def test_layers_that_cannot_be(layers, message):
 def plain(folder):
     """Vectors by sentence-transformers in another process, where nothing of ours can be imported."""
     code = f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "retrodistill":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, Blocked())
-try:
-    import retrodistill
-except ImportError as error:
-    assert str(error) == "blocked"
-else:
-    raise AssertionError
-import torch
-torch.set_num_threads(1)
 from sentence_transformers import SentenceTransformer
 print(SentenceTransformer({str(folder)!r}, device="cpu").encode({TEXTS!r}).tolist())
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return np.array(json.loads(done.stdout))
+    done = printed(code)
+    return np.array(json.loads(done))
 
 
 def test_a_saved_student_is_plain_sentence_transformers(tiny_model, tmp_path):

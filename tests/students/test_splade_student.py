@@ -1,11 +1,10 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import printed
 from pydantic import ValidationError
 
 from retrodistill.encoders import SpladeEncoder
@@ -27,29 +26,14 @@ def plain(*asked):
     Each asked is a model's folder and a role.
     """
     code = f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "retrodistill":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, Blocked())
-try:
-    import retrodistill
-except ImportError as error:
-    assert str(error) == "blocked"
-else:
-    raise AssertionError
-import torch
-torch.set_num_threads(1)
 from sentence_transformers import SparseEncoder
 for folder, role in {[(str(folder), role) for folder, role in asked]!r}:
     model = SparseEncoder(folder, device="cpu")
     encode = model.encode_query if role == "query" else model.encode_document
     print(encode({TEXTS!r}, convert_to_sparse_tensor=False).tolist())
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return [np.array(json.loads(line)) for line in done.stdout.splitlines()]
+    done = printed(code)
+    return [np.array(json.loads(line)) for line in done.splitlines()]
 
 
 @pytest.fixture
