@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from retrodistill.registry import table
+
 SCRIPT = """
-import json, sys
+import sys
 from pathlib import Path
 sys.path[:0] = [{here!r}, str(Path({here!r}).parent / "losses")]
 import torch
@@ -26,22 +28,20 @@ workers = Workers.start("cpu")
 collection = open_collection({data!r})
 batch = lists_over(collection, batch_size=5).batch(1)
 found = {{}}
-for student in {students!r}:
+for name, student, losses in {cases!r}:
     learner = part("student", student)
-    for losses in {losses!r}:
-        for max_tokens in (10**6, 1):
-            model = learner.load("cpu").train()
-            def tokens(role, rows):
-                return learner.tokenize(model, (collection.queries if role == "query" else collection.corpus).texts(rows), role)
-            parts = [part("loss", loss) for loss in losses]
-            objective = Objective(learner, model, parts, tokens, precision="fp32", max_tokens=max_tokens, workers=workers)
-            values = objective.backward(batch, progress=0.5)
-            gradient = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
-            found[f"{{student}} {{losses}} {{max_tokens}}"] = (values, gradient)
+    model = learner.load("cpu").train()
+    def tokens(role, rows):
+        return learner.tokenize(model, (collection.queries if role == "query" else collection.corpus).texts(rows), role)
+    for max_tokens in (10**6, 1):
+        model.zero_grad()
+        parts = [part("loss", loss) for loss in losses]
+        objective = Objective(learner, model, parts, tokens, precision="fp32", max_tokens=max_tokens, workers=workers)
+        values = objective.backward(batch, progress=0.5)
+        gradient = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+        found[f"{{name}}, {{max_tokens}} tokens"] = (values, gradient)
 if workers.rank == 0:
-    names = list(found)
-    torch.save([(found[n][0], found[n][1]) for n in names], {out!r})
-    Path({out!r} + ".names").write_text(json.dumps(names))
+    torch.save(found, {out!r})
 """
 
 
@@ -56,25 +56,35 @@ def run(processes, out, **facts):
     return torch.load(out, weights_only=True)
 
 
-LOSSES = [
-    [{"kind": "kl", "student_temperature": 0.1}],
-    [{"kind": "infonce", "temperature": 0.1}],
-    [{"kind": "margin_mse", "weight": 0.1}, {"kind": "infonce", "temperature": 0.1}],
-]
+def cases(dense, splade, colbert, cross_encoder):
+    """Every loss with a dense student; a loss of the lists and one of the batch with each other student."""
+    small = {"kind": "dense", "model": str(dense), "layers": 2, "dropout": 0.0}
+    others = {
+        "splade": {"kind": "splade", "model": str(splade), "dropout": 0.0, "flops": {"query": 0.1, "document": 0.1}},
+        "colbert": {"kind": "colbert", "model": str(colbert), "dropout": 0.0},
+    }
+    kl, infonce = {"kind": "kl", "student_temperature": 0.1}, {"kind": "infonce", "temperature": 0.1}
+    found = [(kind, small, [{"kind": kind}]) for kind in table("loss")]
+    found += [("a sum", small, [kl, {"kind": "margin_mse", "weight": {"start": 0, "end": 0.2}}, infonce])]
+    found += [(f"{kind}, {loss['kind']}", spec, [loss]) for kind, spec in others.items() for loss in (kl, infonce)]
+    pairs = {"kind": "cross_encoder", "model": str(cross_encoder), "dropout": 0.0}
+    return [*found, ("cross_encoder", pairs, [kl, {**infonce, "in_batch_negatives": False}])]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, tiny_model, collection_folder):
+def both(tmp_path_factory, tiny_model, tiny_splade, tiny_colbert, tiny_cross_encoder, collection_folder):
     folder = tmp_path_factory.mktemp("workers")
-    students = [{"kind": "dense", "model": str(tiny_model), "layers": 2, "dropout": 0.0}]
-    facts = {"students": students, "losses": LOSSES, "data": str(collection_folder)}
-    return run(1, folder / "one.pt", **facts), run(2, folder / "two.pt", **facts)
+    every = cases(tiny_model, tiny_splade, tiny_colbert, tiny_cross_encoder)
+    return [run(count, folder / f"{count}.pt", cases=every, data=str(collection_folder)) for count in (1, 2)]
 
 
 def test_two_processes_give_the_loss_and_the_gradient_of_one(both):
     one, two = both
-    assert len(one) == len(two) == 2 * len(LOSSES)
-    for (values, gradient), (shared, summed) in zip(one, two, strict=True):
-        assert gradient.abs().max() > 1e-3
-        assert shared == pytest.approx(values, rel=1e-5, abs=1e-6)
-        torch.testing.assert_close(summed, gradient, rtol=1e-4, atol=1e-6)
+    assert len(one) == len(two) == 2 * (len(table("loss")) + 6)
+    for name, (values, gradient) in one.items():
+        shared, summed = two[name]
+        assert gradient.abs().max() > 1e-6, name
+        assert shared == pytest.approx(values, rel=1e-5, abs=1e-6), name
+        torch.testing.assert_close(
+            summed, gradient, rtol=1e-4, atol=1e-6 + 1e-5 * float(gradient.abs().max()), msg=name
+        )
