@@ -87,7 +87,7 @@ class _Walk:
 
         def make(target: Path) -> dict[str, Any]:
             queries = len(self.collection.query_ids(data.train))
-            say("mine", f"{queries:,} queries, depth {options.depth}, from {_labels(options.sources)}")
+            say(_named("mine", stage), f"{queries:,} queries, depth {options.depth}, from {_labels(options.sources)}")
             candidates, account = mine(
                 self.collection,
                 data.train,
@@ -101,14 +101,14 @@ class _Walk:
             console.say(account.table())
             return account.as_dict()
 
-        make_once("mine", folder, inputs, make)
+        make_once("mine", folder, inputs, make, _named("mine", stage))
         return Candidates.read(folder / "candidates.parquet")
 
     def score(self, stage: Stage, candidates: Candidates) -> None:
         teachers = stage.score.teachers
         if not teachers:
             return
-        say("score", f"{len(candidates):,} pairs by {_labels(teachers)}")
+        say(_named("score", stage), f"{len(candidates):,} pairs by {_labels(teachers)}")
         done = judging.judge(candidates, self.collection, teachers, self.store)
         for judged in done:
             say("", str(judged))
@@ -133,7 +133,7 @@ class _Walk:
         inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)
         if unchanged(_named("train", stage, name), folder, inputs):
             return
-        say("train", f"{options.student.label}, {_labels(options.losses)}")
+        say(_named("train", stage, name), f"{options.student.label}, {_labels(options.losses)}")
         facts = {
             "recipe": self.recipe.name,
             "teachers": [teacher.label for teacher in score.teachers],
@@ -142,7 +142,9 @@ class _Walk:
         manifest = train(options.student, options.losses, candidates, self.collection, folder, **arguments, extra=facts)
         first, last = manifest["log"][0], manifest["log"][-1]
         done = f"{manifest['steps']} steps in {manifest['seconds']:.0f} s"
-        say("", f"{done}, loss {first['loss']:.4f} -> {last['loss']:.4f}")
+        dev = manifest.get("dev")
+        kept = f"; the weights of step {dev['kept_step']} are kept, {dev['metric']} {dev['kept']:.4f}" if dev else ""
+        say("", f"{done}, loss {first['loss']:.4f} -> {last['loss']:.4f}{kept}")
 
     def measure(self) -> dict[str, Evaluation]:
         """Index, search and evaluate every student and what it is held against, and report."""
@@ -205,7 +207,7 @@ class _Walk:
         }
         folder = stage.place("index", name)
         if not unchanged(_named("index", stage, name), folder, inputs):
-            say("index", f"{len(self.collection.corpus):,} documents, {index.label}")
+            say(_named("index", stage, name), f"{len(self.collection.corpus):,} documents, {index.label}")
             facts = {"fingerprint": digest_of(inputs), **circumstances()}
             write_index(retriever, index, self.collection, folder, facts)
         return folder
@@ -222,7 +224,7 @@ class _Walk:
         searcher = Indexed(path=index).open(self.collection)
 
         def make(target: Path) -> dict[str, Any]:
-            say("search", f"{len(asked):,} queries, depth {depth}")
+            say(_named("search", stage, name), f"{len(asked):,} queries, depth {depth}")
             write_run(target / "run.trec", searcher.search(asked, depth + 1), self.recipe.name)
             return {"details": searcher.details}
 
@@ -320,7 +322,7 @@ def _suffix(name: str) -> str:
     return "" if name == "student" else f"-{name}"
 
 
-def _named(stop: str, stage: Stage, name: str) -> str:
+def _named(stop: str, stage: Stage, name: str = "student") -> str:
     """A stop in words: which round's and which student's, where there are several."""
     return " ".join([stop, *([stage.name] if stage.name else []), *([name] if name != "student" else [])])
 

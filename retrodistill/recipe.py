@@ -178,7 +178,7 @@ def _told(error: ValidationError, model: type[BaseModel], base: Place, lines: Ma
             yield from _told(cause.error, cause.part, place, lines)
             continue
         said = describe(found, _model_at(model, found["loc"][:-1]))
-        yield f"{_where(place, lines)}{_dotted(place)}: {said}"
+        yield f"{_where(place, lines)}{_dotted(place)}: {said}" if place else said
 
 
 def describe(found: Mapping[str, Any], model: type[BaseModel] | None) -> str:
@@ -218,13 +218,14 @@ _OF_A_ROUND = re.compile(
 
 def _name_rounds(tree: dict[str, Any], lines: Mapping[Place, str]) -> Iterator[str]:
     """Put folders for `@ROUND`, the student of a round before; tell of those that name none."""
-    rounds = tree.get("rounds")
-    if not isinstance(rounds, list):
-        return
     folder = Path(str(tree.get("runs", "runs"))) / str(tree.get("name"))
+    for key in ("mine", "score", "train", "evaluate"):
+        _, mistakes = _put_folders(tree.get(key), (key,), folder, (), lines)
+        yield from mistakes
+    rounds = tree.get("rounds")
     before: list[str] = []
-    for number, part in enumerate(rounds):
-        rounds[number], mistakes = _put_folders(part, ("rounds", number), folder, before, lines)
+    for number, part in enumerate(rounds if isinstance(rounds, list) else ()):
+        tree["rounds"][number], mistakes = _put_folders(part, ("rounds", number), folder, before, lines)
         yield from mistakes
         if isinstance(part, dict) and isinstance(part.get("name"), str):
             before.append(part["name"])
@@ -243,7 +244,8 @@ def _put_folders(
     if named is None:
         return value, []
     if named["round"] not in before:
-        said = f"'@{named['round']}' names no round before this one; {nearest(named['round'], before)}"
+        hint = nearest(named["round"], before) if before else "a round names those before it, in `rounds:`"
+        said = f"'@{named['round']}' names no round before this one; {hint}"
         return value, [f"{_where(place, lines)}{_dotted(place)}: {said}"]
     return f"{named['before']}{folder / named['round'] / 'train'}{named['student'] or ''}", []
 
@@ -286,30 +288,56 @@ def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
 
 def _mistakes(recipe: Recipe) -> Iterator[tuple[Place, str]]:
     yield from _unsearched(recipe)
-    for number, stage in enumerate(recipe.stages):
-        owner = recipe.rounds[number] if recipe.rounds else recipe
-        base: Place = ("rounds", number) if owner is not recipe and owner.train else ()
-        for position, train in enumerate(stage.students.values()):
-            for place, loss in enumerate(train.losses):
-                if cast(Any, loss).needs_teacher and not stage.score.teachers:
-                    said = f"{loss.kind} learns from a teacher, but score.teachers names none"
-                    yield (*base, "train", position, "losses", place), said
-                if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
-                    yield (*base, "train", position, "losses", place), unfit
-            if train.evaluate_every is not None and recipe.data.measured_on is None:
-                said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
-                yield (*base, "train", position, "evaluate_every"), said
-    for place_, section in _sections(recipe):
+    yield from _untaught(recipe)
+    for place, section in _sections(recipe):
         weights = getattr(section.combine, "weights", None) if isinstance(section, Score) else None
         if isinstance(section, Score) and weights is not None and len(weights) != len(section.teachers):
-            yield (*place_, "combine"), f"{len(weights)} weights for {len(section.teachers)} teachers; give one each"
-    for place_, part in _parts(recipe):
-        if str(getattr(part, "model", "")).startswith(tuple(f"{stage.folder}/" for stage in recipe.stages)):
+            yield (*place, "combine"), f"{len(weights)} weights for {len(section.teachers)} teachers; give one each"
+    made = {
+        str(stage.place("train", name)): train.student
+        for stage in recipe.stages
+        for name, train in stage.students.items()
+    }
+    for place, part in _parts(recipe):
+        if recipe.rounds and str(getattr(part, "model", "")).startswith(f"{recipe.folder}/"):
+            unmade = _not_made(recipe, cast(Any, part), made)
+            if unmade:
+                yield place, unmade
             continue  # a round of this very recipe will write it
         try:
             part.check()
         except InputError as error:
-            yield place_, str(error)
+            yield place, str(error)
+
+
+def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    """Losses that lack what they learn from, and evaluations that lack a split."""
+    for number, stage in enumerate(recipe.stages):
+        base: Place = ("rounds", number) if recipe.rounds and recipe.rounds[number].train else ()
+        for position, train in enumerate(stage.students.values()):
+            here: Place = (*base, "train", position)
+            for place, loss in enumerate(train.losses):
+                if cast(Any, loss).needs_teacher and not stage.score.teachers:
+                    said = f"{loss.kind} learns from a teacher, but score.teachers names none"
+                    yield (*here, "losses", place), said
+                if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
+                    yield (*here, "losses", place), unfit
+            if train.evaluate_every is not None and recipe.data.measured_on is None:
+                said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
+                yield (*here, "evaluate_every"), said
+
+
+def _not_made(recipe: Recipe, part: Any, made: Mapping[str, Any]) -> str | None:
+    """Why a part cannot use the student of a round; None where it can."""
+    asked = str(Path(part.model).relative_to(recipe.folder)).replace("/train", "", 1)
+    if part.model not in made:
+        known = [str(Path(folder).relative_to(recipe.folder)).replace("/train", "", 1) for folder in made]
+        return f"'@{asked}' names no student; choose from {', '.join(f'@{name}' for name in known)}"
+    emits = getattr(getattr(part, "encoder_class", None), "emits", None)
+    student = made[part.model]
+    if emits is not None and emits != student.emits:
+        return f"'@{asked}' is a {student.kind} student; write {student.kind}:@{asked}"
+    return None
 
 
 def _unsearched(recipe: Recipe) -> Iterator[tuple[Place, str]]:

@@ -167,6 +167,9 @@ class Recipe(Section):
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise ValueError(f"{what}: {twice!r} stands twice; give each a `name:` of its own")
+            taken = next((name for name in names if name == "teacher" or name.startswith("before")), None)
+            if taken is not None:
+                raise ValueError(f"{what}: the report calls another system {taken!r}; choose another name")
         return self
 
     def _names(self) -> Iterator[tuple[str, list[str]]]:

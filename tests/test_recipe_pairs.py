@@ -62,6 +62,7 @@ def test_the_recipe_in_the_tree_stands(tmp_path, tiny_model):
         RECIPES / "scifact-cross-encoder.yaml",
         [
             f"train.student.model={tiny_model}",
+            "train.student.max_length=64",
             f"mine.sources=[bm25, 'dense:{tiny_model}']",
             "evaluate.baselines=[bm25]",
         ],

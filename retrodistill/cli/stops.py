@@ -19,7 +19,7 @@ from retrodistill.errors import InputError
     "sources",
     multiple=True,
     required=True,
-    help="bm25, dense:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.",
+    help="bm25, dense:MODEL, splade:MODEL, colbert:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query."
@@ -69,7 +69,11 @@ def mine(
 @click.argument("candidates", type=click.Path(path_type=Path))
 @options.data
 @click.option(
-    "--teacher", "teachers", multiple=True, required=True, help="cross_encoder:MODEL, dense:MODEL, bm25 or {kind: ...}."
+    "--teacher",
+    "teachers",
+    multiple=True,
+    required=True,
+    help="cross_encoder:MODEL, dense:MODEL, splade:MODEL, colbert:MODEL, bm25, ...",
 )
 @options.store
 def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -> None:
@@ -94,12 +98,17 @@ def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -
 @click.command()
 @options.data
 @click.option("--candidates", type=click.Path(path_type=Path), required=True, help="What `mine` wrote.")
-@click.option("--student", required=True, help="dense:MODEL or {kind: dense, model: MODEL, layers: 3}.")
+@click.option(
+    "--student",
+    required=True,
+    help="dense:MODEL, splade:MODEL, colbert:MODEL, cross_encoder:MODEL, or {kind: dense, model: MODEL, layers: 3}.",
+)
 @click.option(
     "--loss", "losses", multiple=True, required=True, help="kl, margin_mse, infonce or {kind: ...}; several are summed."
 )
 @click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to learn from; as given to `score`.")
 @click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
+@click.option("--dev", help="The split that evaluate_every=N measures on; the weights that are best there are kept.")
 @options.store
 @options.seed
 @options.out("The trained model's folder.")
@@ -111,6 +120,7 @@ def train(
     losses: tuple[str, ...],
     teachers: tuple[str, ...],
     combine: str | None,
+    dev: str | None,
     store: Path,
     seed: int,
     out: Path,
@@ -140,7 +150,7 @@ def train(
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
     extra = {"teachers": [judge.label for judge in judges]}
     manifest = train_student(
-        learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed, extra=extra
+        learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed, dev=dev, extra=extra
     )
     click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, {loss_line(manifest['log'])}")
 

@@ -9,6 +9,11 @@ from retrodistill.collections.collection import Collection, open_folder
 from retrodistill.errors import InputError, nearest
 
 
+def is_at_hand(source: str) -> bool:
+    """Whether a collection opens without a download; a source that is none counts, as it is refused at once."""
+    return source not in beir.names() or (Path(source) / "corpus.jsonl").exists()
+
+
 def open_collection(source: str | Path) -> Collection:
     """Open a collection by folder, by BEIR name or as `builtin/pydocs`.
 

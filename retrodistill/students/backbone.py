@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from retrodistill import models
+from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def check_shape(name: str, *, length: int | None = None, layers: int | Sequence[int] | None = None) -> None:
+    """Refuse what a model's configuration shows it has not, before any of its weights are read.
+
+    Args:
+        name: the model.
+        length: tokens of a text that are asked for.
+        layers: how many of its layers are asked for, or which.
+
+    Raises:
+        InputError: there are not so many positions or layers.
+    """
+    path = models.locate(name) / "config.json"
+    config = models.read_json(path) if path.is_file() else {}
+    positions, depth = config.get("max_position_embeddings"), config.get("num_hidden_layers")
+    if length is not None and isinstance(positions, int) and length > positions:
+        raise InputError(
+            f"max_length: {length} is longer than the {positions} positions of {name!r}; use <= {positions}"
+        )
+    wanted = layers if isinstance(layers, int) else max(layers or (-1,)) + 1
+    if isinstance(depth, int) and wanted > depth:
+        said = layers if isinstance(layers, int) else list(layers or ())
+        raise InputError(f"layers: {said} asks for more than the {depth} layers of {name!r} (0 to {depth - 1})")
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
     """Have every dropout of a model, that of attention too, drop at one rate."""
+    from torch import nn
+
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate

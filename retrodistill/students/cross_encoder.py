@@ -16,7 +16,7 @@ from retrodistill.encoders.pairs import PairTemplate
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of
 from retrodistill.students import assembly, cutting
-from retrodistill.students.backbone import choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Student, Tokens
@@ -47,7 +47,7 @@ class CrossEncoderStudent(Student):
 
     def check(self) -> None:
         """Find the model, and what the options need."""
-        models.locate(self.model)
+        check_shape(self.model, length=self.max_length, layers=self.layers)
         if self.lora is not None:
             self.lora.check()
 

@@ -16,7 +16,7 @@ from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
-from retrodistill.students.backbone import choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.student import Penalty, Student, Tokens
 
@@ -79,6 +79,7 @@ class SpladeStudent(Student):
                 f"model {self.model!r} is a {found} without a masked-language-model head; a SPLADE student starts from "
                 "a SparseEncoder or from a *ForMaskedLM checkpoint (decoders cannot be one yet)"
             )
+        check_shape(self.model, length=self.max_length)
         if self.query == "encoded" and (self.idf is not None or not self.train_idf):
             raise InputError("idf and train_idf are about queries that are not encoded; add `query: idf`")
         if self.idf is not None:

@@ -25,7 +25,8 @@ def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
         if loss.needs_teacher and not lists.judged:
             raise InputError(
                 f"loss {loss.kind} learns from a teacher, but none of the {len(lists.candidates)} candidates has a "
-                "score; score them first: retrodistill score"
+                "score that is asked for; score them first (retrodistill score), and name the teachers here as there, "
+                "options and all"
             )
         if loss.needs_labels and not lists.positives:
             raise InputError(

@@ -15,7 +15,7 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(1, ge=1, description="how often every query is seen")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps, whatever the epochs")
+    max_steps: int | None = Field(None, ge=1, description="at most so many steps; fewer where the epochs end before")
     batch_size: int = Field(16, ge=1, description="queries a step")
     documents: int = Field(8, ge=2, description="documents a query brings to a step")
     pick: Pick = Field("uniform", description="how they are drawn from the candidates")

@@ -193,12 +193,10 @@ class _Table(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if self.bar is None or self.bar.disable or not logs:
-            return
-        evaluated = [name for name in logs if name.startswith("eval_")]
-        for name in evaluated:
-            console.say(f"{state.global_step:>9,}  {name.removeprefix('eval_')} on dev {logs[name]:.4f}")
-        if "loss" not in logs or evaluated:
+        evaluated = {name: value for name, value in (logs or {}).items() if name.startswith("eval_")}
+        for name, value in evaluated.items():
+            console.say(f"{state.global_step:>9,}  {name.removeprefix('eval_')} on dev {value:.4f}")
+        if self.bar is None or self.bar.disable or not logs or "loss" not in logs or evaluated:
             return
         self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
         if state.global_step == 1 or state.global_step % self.every < args.logging_steps:

@@ -104,7 +104,31 @@ def test_the_student_of_a_round_mines_for_the_next_and_teaches_it(tmp_path, tree
     again = done("run", recipe)
     assert again.stdout == first.stdout
     for stop in ("mine", "train", "index"):
-        assert again.stderr.count(f"{stop} first unchanged" if stop != "mine" else "mine      unchanged") >= 1
+        for name in ("first", "second"):
+            assert f"{stop} {name} unchanged" in again.stderr
+
+
+def test_a_round_is_asked_for_a_student_that_it_has(tmp_path, tree, tiny_model):
+    both = [{**tree["train"], "name": "a"}, {**tree["train"], "name": "b"}]
+    sources = ["splade:@first/a", "dense:@first", "dense:@first/c", "dense:@first/b"]
+    rounds = [{"name": "first", "train": both}, {"name": "second", "mine": {"sources": sources}}]
+    refused = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert refused.exit_code == 2
+    assert "sources[0]: '@first/a' is a dense student; write dense:@first/a" in refused.stderr
+    for number, name in ((1, "@first"), (2, "@first/c")):
+        assert f"sources[{number}]: '{name}' names no student; choose from @first/a, @first/b" in refused.stderr
+    assert "sources[3]" not in refused.stderr
+
+
+def test_a_student_takes_no_other_systems_name(tmp_path, tree):
+    refused = call("validate", written(tmp_path, {**tree, "train": [{**tree["train"], "name": "teacher"}]}))
+    assert refused.exit_code == 2
+    assert "train: the report calls another system 'teacher'; choose another name" in refused.stderr
+
+
+def test_a_round_is_named_in_rounds_alone(tmp_path, tree):
+    refused = call("validate", written(tmp_path, {**tree, "mine": {"sources": ["dense:@first"]}}))
+    assert "mine.sources[0]: '@first' names no round before this one; a round names those before it" in refused.stderr
 
 
 @pytest.mark.parametrize(
