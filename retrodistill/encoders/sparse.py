@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -27,12 +27,13 @@ class SpladeEncoder(Encoder):
 
     emits: ClassVar[Emission] = "sparse"
     model_type: ClassVar[str] = "SparseEncoder"
+    top_k: Mapping[Role, int | None] = {"query": None, "document": None}
 
     def __init__(
         self, model: str, *, query_top_k: int | None = None, document_top_k: int | None = None, **options: Any
     ) -> None:
         super().__init__(model, **options)
-        self.top_k: dict[Role, int | None] = {"query": query_top_k, "document": document_top_k}
+        self.top_k = {"query": query_top_k, "document": document_top_k}
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers.models.bert.modeling_bert import BertIntermediate
 from retrodistill import steps
 from retrodistill.errors import InputError
 from retrodistill.losses.divergences import KL
+from retrodistill.registry import build
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.dev import Dev
 from retrodistill.training.objective import Objective
@@ -37,8 +38,10 @@ def run(tiny_model, collection, out, dev="test", dropout=None, **options):
     )
 
 
-def test_a_model_in_training_is_measured_as_it_will_be_once_saved(tiny_model, collection, tmp_path):
-    student = DenseStudent(model=str(tiny_model), layers=3)
+@pytest.mark.parametrize("kind", ["dense", "splade", "colbert"])
+def test_a_model_in_training_is_measured_as_it_will_be_once_saved(kind, collection, tmp_path, request):
+    model_of = {"dense": "tiny_model", "splade": "tiny_splade", "colbert": "tiny_colbert"}
+    student = build("student", {"kind": kind, "model": str(request.getfixturevalue(model_of[kind]))})
     model = student.load("cpu").train()
     value = Dev(collection, "test", "AP@5", student)(model)
     assert model.training
