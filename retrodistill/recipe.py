@@ -189,7 +189,15 @@ def describe(found: Mapping[str, Any], model: type[BaseModel] | None) -> str:
         return "missing; it has no default"
     if found["type"] == "value_error":
         return str(found["ctx"]["error"])
-    return f"{found['msg'][0].lower()}{found['msg'][1:]}, got {found['input']!r}"
+    said = _IN_YAML.get(found["type"], f"{found['msg'][0].lower()}{found['msg'][1:]}")
+    return f"{said}, got {found['input']!r}"
+
+
+# What pydantic says of Python's types, in words of a recipe.
+_IN_YAML = {
+    "tuple_type": "input should be a list such as [1, 2]",
+    "model_type": "input should be options such as {name: value}",
+}
 
 
 def _model_at(model: type[BaseModel], place: Sequence[Any]) -> type[BaseModel] | None:

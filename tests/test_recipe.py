@@ -105,6 +105,17 @@ def test_every_recipe_in_the_tree_is_valid(path, tmp_path, tiny_splade):
     assert load(tmp_path / "again.yaml") == found
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("dimensions=256", "train.student.dimensions: input should be a list such as [1, 2], got 256"),
+        ("lora=yes", "train.student.lora: input should be options such as {name: value}, got True"),
+    ],
+)
+def test_types_are_told_in_a_recipes_words(written, option, said):
+    assert mistakes(written(), f"train.student.{option}") == [f"override train.student.{option}: {said}"]
+
+
 def test_there_are_recipes_to_test():
     assert {"quickstart.yaml", "scifact.yaml"} <= {path.name for path in RECIPES.rglob("*.yaml")}
 
