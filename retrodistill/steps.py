@@ -31,7 +31,13 @@ def retriever_spec(system: str) -> dict[str, Any]:
     kind = system.partition(":")[0]
     if kind in table("retriever") or ("." in kind and ":" in system and "/" not in kind):
         return expand("retriever", system)
-    return {"kind": _kind_that_reads(models.model_type(system)), "model": system}
+    model_type = models.model_type(system)
+    if model_type == "CrossEncoder":
+        raise InputError(
+            f"model {system!r} is a CrossEncoder, expected a SentenceTransformer or another model that searches; it "
+            f"re-ranks: {{kind: rerank, sources: [bm25], teacher: 'cross_encoder:{system}'}}"
+        )
+    return {"kind": _kind_that_reads(model_type), "model": system}
 
 
 def _kind_that_reads(model_type: str) -> str:

@@ -206,7 +206,7 @@ def test_overrides_make_sections_that_the_recipe_leaves_out(written):
         ),
         ("train.losses=[kll]", "override train.losses=[kll]: train.losses[0]: unknown loss 'kll'"),
         ("evaluate.baselines.0.k2=1", "override evaluate.baselines.0.k2=1: evaluate.baselines[0].k2: unknown key"),
-        ("mine.filters.0.x=1", "override mine.filters.0.x=1: mine.filters: input should be a valid tuple"),
+        ("mine.filters.0.x=1", "override mine.filters.0.x=1: mine.filters: input should be a list"),
         ("train.student.²=3", "override train.student.²=3: train.student.²: unknown key"),
     ],
 )
