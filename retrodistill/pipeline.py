@@ -95,6 +95,7 @@ class _Walk:
                 depth=options.depth,
                 sampler=options.sampler,
                 filters=options.filters,
+                labels=options.labels,
                 seed=self.recipe.seed,
             )
             candidates.write(target / "candidates.parquet")

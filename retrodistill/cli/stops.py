@@ -29,6 +29,9 @@ from retrodistill.errors import InputError
 @click.option(
     "--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found."
 )
+@click.option(
+    "--labels/--no-labels", default=True, show_default=True, help="Say which are labelled; without, as if none were."
+)
 @options.seed
 @options.out("The candidates, a Parquet file.")
 def mine(
@@ -39,6 +42,7 @@ def mine(
     sampler: str | None,
     filters: tuple[str, ...],
     positives: bool,
+    labels: bool,
     seed: int,
     out: Path,
 ) -> None:
@@ -58,7 +62,15 @@ def mine(
     rules = [part("filter", rule) for rule in filters]
     collection = open_collection(data)
     candidates, account = mining.mine(
-        collection, split, parts, depth=depth, sampler=chosen, filters=rules, positives=positives, seed=seed
+        collection,
+        split,
+        parts,
+        depth=depth,
+        sampler=chosen,
+        filters=rules,
+        positives=positives,
+        labels=labels,
+        seed=seed,
     )
     candidates.write(out)
     click.echo(account.table())

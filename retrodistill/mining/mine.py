@@ -70,6 +70,7 @@ def mine(
     sampler: Part | None = None,
     filters: Sequence[Part] = (),
     positives: bool = True,
+    labels: bool = True,
     seed: int = 0,
 ) -> tuple[Candidates, Account]:
     """Find the documents that stand against each query of a split.
@@ -83,6 +84,7 @@ def mine(
         filters: drop unlabelled documents that may not be negative.
         positives: add labelled relevant documents that no source found, as training needs them. Leave them out to
             judge what a teacher makes of what was found.
+        labels: say which documents are labelled; left out, candidates are as if nobody had judged them.
         seed: of the sampler.
 
     Returns:
@@ -94,6 +96,8 @@ def mine(
     if not sources:
         raise InputError("mining needs a source, such as bm25; got none")
     queries, qrels = collection.query_ids(split), collection.qrels(split)
+    if not labels:
+        qrels = {query: {} for query in queries}
     account = Account(queries=len(queries))
     runs: dict[str, Run] = {}
     for source in sources:

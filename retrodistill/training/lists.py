@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from retrodistill.errors import InputError
+from retrodistill.training.topics import topics
 
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
 
-Pick = Literal["uniform", "top"]
+Pick = Literal["uniform", "top", "log_uniform"]
+Batches = Literal["random", "topics"]
+
+BATCHES_A_TOPIC = 4
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Batch:
     Attributes:
         queries: int64 (Q,), rows of the collection's queries.
         documents: int64 (D,), rows of its corpus.
-        teacher: float32 (Q, D); NaN where there is no judgement.
+        teacher: float32 (Q, D); NaN where there is no judgement. Other queries' documents have one where they are
+            among the query's candidates.
         grades: float32 (Q, D); how relevant to the query by the labels, mined for it or not; 0 where not relevant.
         own: bool (Q, D); picked for the query.
         valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
@@ -79,8 +84,10 @@ class Lists:
         teacher: combined scores, float32 (candidates,), NaN where missing; None without a teacher.
         collection: where texts are.
         documents: how many documents a query brings to a step; its positives first, the rest drawn by `pick`.
-        pick: `uniform` draws anew each epoch, `top` takes the best ranks.
+        pick: `uniform` draws anew each epoch, `log_uniform` too, the n-th best by the teacher with a chance in
+            proportion to 1 / n (by mined rank where there is no teacher), `top` takes the best mined ranks.
         batch_size: queries a step.
+        batches: `random` puts any queries together, `topics` such as have candidates in common.
         seed: of order and draws.
 
     Raises:
@@ -97,6 +104,7 @@ class Lists:
         pick: Pick,
         batch_size: int,
         seed: int,
+        batches: Batches = "random",
     ) -> None:
         if teacher is not None and len(teacher) != len(candidates):
             raise InputError(
@@ -114,6 +122,10 @@ class Lists:
         self._offsets = candidates.offsets
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
+        self._topics = None
+        if batches == "topics":
+            self._topics = topics(self._docs, self._offsets, self.batch_size * BATCHES_A_TOPIC, seed)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
     def document_rows(self) -> np.ndarray:
@@ -138,8 +150,7 @@ class Lists:
     def batch(self, number: int) -> Batch:
         """The batch of a step, counted from 0 through all epochs."""
         epoch, step = divmod(number, self.batches_an_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.queries))
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        chosen = self._batches(epoch)[step]
         picked = [self._pick(int(query), epoch) for query in chosen]
         documents, places = _first_of_each(self._docs[np.concatenate(picked)])
         shape = (len(chosen), len(documents))
@@ -152,9 +163,10 @@ class Lists:
         for place, (query, rows, stop) in enumerate(zip(chosen, picked, stops, strict=True)):
             here = places[stop - len(rows) : stop]
             own[place, here] = True
-            teacher[place, here] = self._teacher[rows]
-            labelled = self._rows(int(query))
-            labelled = labelled[self._grades[labelled] > 0]
+            mined = self._rows(int(query))
+            judged = np.isin(documents, self._docs[mined])
+            teacher[place, judged] = _looked_up(documents[judged], self._docs[mined], self._teacher[mined])
+            labelled = mined[self._grades[mined] > 0]
             relevant = self._docs[labelled]
             known = np.isin(documents, relevant)
             grades[place, known] = _looked_up(documents[known], relevant, self._grades[labelled])
@@ -170,6 +182,20 @@ class Lists:
             own=own,
             valid=valid,
         )
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """The queries of an epoch's batches; the last epoch asked for is kept."""
+        if self._epoch[0] != epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(len(self.queries))
+            if self._topics is not None:
+                place = generator.permutation(int(self._topics.max()) + 1)
+                order = order[np.argsort(place[self._topics[order]], kind="stable")]
+            batches = np.split(order, np.arange(self.batch_size, len(order), self.batch_size))
+            if self._topics is not None:
+                batches = [batches[number] for number in generator.permutation(len(batches))]
+            self._epoch = (epoch, batches)
+        return self._epoch[1]
 
     def _rows(self, query: int) -> np.ndarray:
         return np.arange(self._offsets[query], self._offsets[query + 1])
@@ -188,6 +214,11 @@ class Lists:
         free = self.documents - len(positive)
         if self.pick == "top":
             others = rest[np.argsort(self.candidates.ranks[rest], kind="stable")[:free]]
+        elif self.pick == "log_uniform":
+            places = np.empty(len(rest))
+            places[np.lexsort((self.candidates.ranks[rest], -self._teacher[rest]))] = np.arange(1, len(rest) + 1)
+            # the smallest of exponential draws, each over its weight, is a draw by weight without repetition
+            others = np.sort(rest[np.argsort(generator.exponential(size=len(rest)) * places)[:free]])
         else:
             others = np.sort(generator.choice(rest, size=min(free, len(rest)), replace=False))
         return np.concatenate([positive, others])

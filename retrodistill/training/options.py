@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from retrodistill.training.lists import Pick
+from retrodistill.training.lists import Batches, Pick
 
 
 class TrainOptions(BaseModel):
@@ -19,6 +19,7 @@ class TrainOptions(BaseModel):
     batch_size: int = Field(16, ge=1, description="queries a step")
     documents: int = Field(8, ge=2, description="documents a query brings to a step")
     pick: Pick = Field("uniform", description="how they are drawn from the candidates")
+    batches: Batches = Field("random", description="topics: queries of a batch have candidates in common")
     learning_rate: float = Field(3e-5, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises to its full height")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"

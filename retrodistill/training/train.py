@@ -84,6 +84,7 @@ def train(
         pick=options.pick,
         batch_size=options.batch_size,
         seed=seed,
+        batches=options.batches,
     )
     parts = cast("Sequence[Loss]", losses)
     learner = cast("Student", student)

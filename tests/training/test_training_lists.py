@@ -80,7 +80,7 @@ def test_matrices_hold_what_candidates_and_teacher_say(collection, labels):
     for row, query in enumerate(batch.queries):
         for column, document in enumerate(batch.documents):
             score, label = scores.get((query, document), (NAN, 0))
-            np.testing.assert_equal(batch.teacher[row, column], score if batch.own[row, column] else np.float32(NAN))
+            np.testing.assert_equal(batch.teacher[row, column], np.float32(score))  # picked for the query or not
             assert batch.grades[row, column] == label
     assert batch.teacher.dtype == np.float32
     assert lists.judged == int((~np.isnan(teacher)).sum()) < len(candidates)
@@ -119,7 +119,7 @@ def test_a_positive_that_was_not_picked_is_positive_but_not_own():
     assert "x" in own
     assert {doc for query, doc in true_of(batch, "positive") if query == "a"} == {"p0", "p1", "p2"}
     (left,) = {"p0", "p1", "p2"} - own
-    assert np.isnan(by_id(batch, "teacher")["a", left])
+    assert by_id(batch, "teacher")["a", left] == 5  # known of the query's candidates, whoever brought it
 
 
 def test_a_query_itself_and_what_says_the_same_as_its_positive_are_no_negatives():
@@ -207,3 +207,42 @@ def test_a_split_takes_as_many_queries_as_the_budget_allows():
         ([10, 59, 10, 10], 20, ["a", "b", "cd"]),
     ]:
         assert ["".join(group.queries) for group in batch.split(np.array(costs), budget)] == expected
+
+
+def test_log_uniform_draws_by_the_teachers_order_with_chances_that_fall_as_one_over_it():
+    count, epochs = 6, 4_000
+    rows = {"a": [Listed(f"d{n}", None, float(n)) for n in range(count)]}  # mined first to last, judged last to first
+    lists = lists_of(rows, documents=2, pick="log_uniform")
+    drawn = np.zeros(count)
+    for epoch in range(epochs):
+        for doc in true_of(read(lists, epoch), "own"):
+            drawn[int(doc[1].removeprefix("d"))] += 1
+    weights = 1 / np.arange(count, 0, -1)
+    share = weights / weights.sum()
+    # without repetition: drawn first, or second after any other
+    expected = [p + sum(q / (1 - q) * p for place, q in enumerate(share) if place != n) for n, p in enumerate(share)]
+    assert np.allclose(drawn / epochs, expected, atol=4 * np.sqrt(0.25 / epochs))
+
+
+def test_log_uniform_goes_by_mined_rank_where_nobody_judged():
+    rows = {"a": [Listed(f"d{n}") for n in range(40)]}
+    lists = lists_of(rows, documents=2, pick="log_uniform")
+    places = [int(doc.removeprefix("d")) for epoch in range(300) for _, doc in true_of(read(lists, epoch), "own")]
+    assert sum(place < 5 for place in places) > 2 * sum(place >= 20 for place in places)
+
+
+def test_topics_put_queries_with_common_candidates_together_each_once_an_epoch():
+    # four topics of eight queries, each with candidates of its own
+    rows = {
+        f"q{topic}-{n}": [Listed(f"d{topic}-{doc}") for doc in (n, n + 1, n + 2, n + 3)]
+        for n in range(8)
+        for topic in range(4)
+    }
+    lists = lists_of(rows, documents=4, batch_size=2, batches="topics")
+    for epoch in range(2):
+        batches = [read(lists, epoch * 16 + step) for step in range(16)]
+        queries = [str(query).removeprefix("text of ") for batch in batches for query in batch.queries]
+        assert sorted(queries) == sorted(rows)
+        together = [{str(query).partition("-")[0] for query in batch.queries} for batch in batches]
+        assert sum(len(found) == 1 for found in together) >= 12  # by chance 4 of 16
+        assert len(set.union(*together[:8])) > 1  # topics take turns
