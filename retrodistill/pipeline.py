@@ -17,6 +17,7 @@ from retrodistill.evaluation.report import markdown, write_report
 from retrodistill.files import atomic_folder, digest_of, write_json, write_text
 from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
 from retrodistill.mining.mine import mine
+from retrodistill.querying import make_queries
 from retrodistill.registry import Part
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
@@ -310,9 +311,13 @@ class _Walk:
 
 
 def opened(recipe: Recipe) -> Collection:
-    """The recipe's collection, with the queries held out that it asks for."""
+    """The recipe's collection, with the queries held out, and those made, that it asks for."""
     data, collection = recipe.data, open_collection(recipe.data.path)
-    return collection if data.hold_out is None else collection.hold_out(data.train, data.hold_out)
+    if data.hold_out is not None:
+        collection = collection.hold_out(data.train, data.hold_out)
+    if data.queries:
+        collection = collection.with_queries(make_queries(data.queries, collection, recipe.seed), data.train)
+    return collection
 
 
 def _labels(parts: Any) -> str:

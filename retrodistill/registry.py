@@ -28,6 +28,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "retriever": ("retrodistill.retrieval", "RETRIEVERS"),
     "sampler": ("retrodistill.mining", "SAMPLERS"),
     "filter": ("retrodistill.mining", "FILTERS"),
+    "queries": ("retrodistill.querying", "QUERIES"),
     "teacher": ("retrodistill.teachers", "TEACHERS"),
     "combination": ("retrodistill.scores", "COMBINATIONS"),
     "loss": ("retrodistill.losses", "LOSSES"),

@@ -33,6 +33,9 @@ class Data(Section):
     dev: str | None = Field(None, description="what the best weights are chosen by")
     test: str = "test"
     hold_out: float | None = Field(None, gt=0, lt=1, description="share of the train queries that become the dev split")
+    queries: tuple[of("queries"), ...] = Field(  # type: ignore[valid-type]
+        (), description="made of the corpus, to be trained on beside the split's own"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -20,7 +20,7 @@ FLOORS = [
     {"errors", "files", "console", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "packed", "vectors"},
     {"indexing", "scores", "losses", "evaluation"},
     {"retrieval"},
-    {"mining", "teachers", "students"},
+    {"mining", "querying", "teachers", "students"},
     {"training"},
     {"sections", "steps"},
     {"recipe"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from retrodistill.cli import recipes, results, stops
+from retrodistill.cli import queries, recipes, results, stops
 from retrodistill.errors import InputError
 
 
@@ -57,6 +57,7 @@ def main() -> None:
 
 for verb in (
     recipes.run,
+    queries.queries,
     stops.mine,
     stops.score,
     stops.train,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from retrodistill.collections.jsonl import IN_MEMORY, read_texts
 from retrodistill.collections.judgements import read_qrels
@@ -18,6 +19,22 @@ _USUAL = ("train", "dev", "test")
 _LAYOUT = "a BEIR folder has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
 
 
+class MadeQuery(NamedTuple):
+    """A query made of a document.
+
+    Attributes:
+        id: as no query of the collection is called.
+        text: what is asked.
+        source: id of the document that it is made of.
+        barred: the source is no candidate of the query; else it is relevant, grade 1.
+    """
+
+    id: str
+    text: str
+    source: str
+    barred: bool = False
+
+
 class Collection:
     """What is searched, what is asked and what is relevant; made by `open_collection`, or from parts in Python.
 
@@ -26,13 +43,22 @@ class Collection:
         corpus: the documents.
         queries: the queries of all splits.
         judgements: by split the qrels, or their file, which is read when it is first asked for.
+        barred: by query the document that it is made of, where that is no candidate of it.
     """
 
-    def __init__(self, name: str, corpus: Texts, queries: Texts, judgements: Mapping[str, Path | Qrels]) -> None:
+    def __init__(
+        self,
+        name: str,
+        corpus: Texts,
+        queries: Texts,
+        judgements: Mapping[str, Path | Qrels],
+        barred: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.corpus = corpus
         self.queries = queries
         self._judgements = dict(judgements)
+        self._barred = dict(barred or {})
 
     @cached_property
     def splits(self) -> list[str]:
@@ -84,7 +110,27 @@ class Collection:
             )
         kept = {query: grades for query, grades in qrels.items() if query not in held}
         moved = {query: grades for query, grades in qrels.items() if query in held}
-        return Collection(self.name, self.corpus, self.queries, {**self._judgements, split: kept, name: moved})
+        judgements = {**self._judgements, split: kept, name: moved}
+        return Collection(self.name, self.corpus, self.queries, judgements, self._barred)
+
+    def with_queries(self, made: Sequence[MadeQuery], split: str) -> Collection:
+        """The same collection with queries made of its documents in a split, beside those that are there.
+
+        Raises:
+            InputError: an id is taken.
+        """
+        taken = next((query.id for query in made if query.id in self.queries), None)
+        if taken is not None:
+            raise InputError(f"{self.name} has a query {taken!r}, and one made of a document would be called so too")
+        queries = self.queries.with_queries([(query.id, query.text) for query in made])
+        here = dict(self.qrels(split)) if split in self._judgements else {}
+        here.update((query.id, {} if query.barred else {query.source: 1}) for query in made)
+        barred = {**self._barred, **{query.id: query.source for query in made if query.barred}}
+        return Collection(self.name, self.corpus, queries, {**self._judgements, split: here}, barred)
+
+    def barred(self, query: str) -> frozenset[str]:
+        """Documents that never answer a query: itself, as BEIR has it, and what it was made of where that is barred."""
+        return frozenset((query, self._barred.get(query, query)))
 
     @cached_property
     def digest(self) -> str:

@@ -88,6 +88,16 @@ class Texts:
             raise InputError(f"{name}: a {kind} id stands twice; ids are unique")
         return made
 
+    def with_queries(self, rows: Sequence[tuple[str, str]]) -> Texts:
+        """These queries, and more (id, text) behind them."""
+        own = pa.table([self._ids, self._bodies], schema=SCHEMAS["query"])
+        ids, texts = zip(*rows, strict=True) if rows else ((), ())
+        more = pa.table([pa.array(ids, pa.string()), pa.array(texts, pa.string())], schema=SCHEMAS["query"])
+        joined = Texts(self.name, "query", pa.concat_tables([own, more]))
+        if len(joined._rows) != len(joined):
+            raise InputError(f"{self.name}: a query id stands twice; ids are unique")
+        return joined
+
     def __len__(self) -> int:
         return len(self._bodies)
 

@@ -107,7 +107,7 @@ def mine(
     picked: dict[str, list[Candidate]] = {}
     for query in queries:
         # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
-        grades = {doc: grade for doc, grade in qrels[query].items() if doc != query}
+        grades = {doc: grade for doc, grade in qrels[query].items() if doc not in collection.barred(query)}
         merged = _merge({label: run[query] for label, run in runs.items()}, grades, account)
         labelled = [row for row in merged if row.label is not None]
         unlabelled = _filtered([row for row in merged if row.label is None], grades, filters, collection, account)
@@ -126,9 +126,12 @@ def mine(
 
 
 def _search(source: Retriever, collection: Collection, queries: Sequence[str], depth: int) -> Run:
-    # one more than asked for, so that a query's own id can go without leaving a gap
-    run = source.open(collection).search(queries, depth + 1)
-    return {query: cut({doc: s for doc, s in run.get(query, {}).items() if doc != query}, depth) for query in queries}
+    # two more than asked for, so that a query's own id and what it is made of can go without leaving a gap
+    run = source.open(collection).search(queries, depth + 2)
+    return {
+        query: cut({d: s for d, s in run.get(query, {}).items() if d not in collection.barred(query)}, depth)
+        for query in queries
+    }
 
 
 def _merge(found: Mapping[str, Mapping[str, float]], grades: Mapping[str, int], account: Account) -> list[Candidate]:

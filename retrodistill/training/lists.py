@@ -33,7 +33,7 @@ class Batch:
         grades: float32 (Q, D); how relevant to the query by the labels, mined for it or not; 0 where not relevant.
         own: bool (Q, D); picked for the query.
         valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
-            the query itself, or says what one of its positives says.
+            the query itself or what that was made of, or says what one of its positives says.
     """
 
     queries: np.ndarray
@@ -172,8 +172,8 @@ class Lists:
             grades[place, known] = _looked_up(documents[known], relevant, self._grades[labelled])
             said = set(self.collection.corpus.texts(relevant))
             valid[place] = [text not in said for text in texts] | known
-            query_id = self.collection.queries.ids[self.queries[query]]
-            valid[place] &= np.array([doc != query_id for doc in ids])
+            barred = self.collection.barred(self.collection.queries.ids[self.queries[query]])
+            valid[place] &= np.array([doc not in barred for doc in ids])
         return Batch(
             queries=self.queries[chosen],
             documents=documents,

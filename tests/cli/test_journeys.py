@@ -8,22 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from click.testing import CliRunner, Result
-
-from retrodistill.cli import main
-
-
-def call(*words: object) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def done(*words: object) -> Result:
-    result = call(*words)
-    assert result.exit_code == 0, result.output
-    return result
+from commands import call, done
 
 
 @pytest.fixture

@@ -11,23 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
+from commands import call, done
 from safetensors.torch import load_file
 
-from retrodistill.cli import main
-
-
-def call(*words):
-    result = CliRunner().invoke(main, list(map(str, words)))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def done(*words):
-    result = call(*words)
-    assert result.exit_code == 0, result.output
-    return result
+from retrodistill.candidates import Candidates
+from retrodistill.collections import open_collection
 
 
 @pytest.fixture
@@ -200,3 +188,47 @@ def test_two_processes_walk_one_road(tmp_path, tree):
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
     manifest = json.loads((tmp_path / "runs" / "two" / "train" / "manifest.json").read_text())
     assert manifest["processes"] == 2
+
+
+def test_queries_made_of_the_corpus_are_trained_on_and_no_label_is_looked_at(tmp_path, tree):
+    tree["data"]["queries"] = ["title", {"kind": "sentence", "shortest": 5, "limit": 7}]
+    tree["data"]["hold_out"] = 0.3
+    tree["mine"]["labels"] = False
+    tree["train"] |= {"batches": "topics", "pick": "log_uniform", "losses": [{"kind": "in_batch_kl"}]}
+    done("run", written(tmp_path, tree))
+    folder = tmp_path / "runs" / "walk"
+    manifest = json.loads((folder / "train" / "manifest.json").read_text())
+    collection = open_collection(tree["data"]["path"])
+    own = collection.hold_out("train", 0.3).query_ids("train")
+    titles = [doc for doc in collection.corpus.ids if collection.corpus.title(doc)]
+    assert manifest["queries"] == len(own) + len(titles) + 7
+    assert manifest["positives"] == 0
+    mined = Candidates.read(folder / "mine" / "candidates.parquet")
+    pairs = set(zip(mined.query_ids, mined.doc_ids, strict=True))
+    assert not any((f"title-{doc}", doc) in pairs for doc in titles)
+    assert any((query, query.split("-", 2)[-1]) in pairs for query in mined.queries if query.startswith("sentence-"))
+
+
+def test_made_queries_are_written_as_a_folder_that_can_be_mined(tmp_path, collection_folder):
+    out = tmp_path / "made"
+    told = done(
+        "queries",
+        "--data",
+        collection_folder,
+        "--from",
+        "title",
+        "--from",
+        "{kind: sentence, shortest: 5}",
+        "--out",
+        out,
+    )
+    old, new = open_collection(collection_folder), open_collection(out)
+    assert new.corpus.digest == old.corpus.digest
+    assert new.qrels("test") == old.qrels("test")
+    assert f"title: {sum(query.startswith('title-') for query in new.qrels('made'))} queries" in told.output
+    assert all(query.endswith(doc) for query, grades in new.qrels("made").items() for doc in grades)
+    done("mine", "--data", out, "--split", "made", "--source", "bm25", "--no-labels", "--out", tmp_path / "c.parquet")
+    assert Candidates.read(tmp_path / "c.parquet").queries
+    refused = call("queries", "--data", collection_folder, "--from", "sentense", "--out", tmp_path / "other")
+    assert refused.exit_code == 2 and "'sentense'" in refused.output and "sentence" in refused.output
+    assert not (tmp_path / "other").exists()

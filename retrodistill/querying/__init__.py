@@ -1,0 +1,5 @@
+"""Querying: queries made from a corpus, where nobody has asked any."""
+
+from retrodistill.querying.maker import QueryMaker, make_queries
+
+__all__ = ["QueryMaker", "make_queries"]
