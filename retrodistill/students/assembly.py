@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from retrodistill import models
+from retrodistill.encoders.common import quiet_libraries
 from retrodistill.errors import InputError
 
 Pool = Literal["mean", "cls", "lasttoken", "weightedmean", "max"]
@@ -61,3 +63,63 @@ def append_eos(model: Any, name: str) -> None:
         tokenizer.add_eos_token = True
     if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
         raise InputError(f"append_eos: the tokenizer of {name!r} does not add its {tokenizer.eos_token!r}")
+
+
+def sparse_decoder(name: str, device: str) -> Any:
+    """A SparseEncoder whose terms a causal language model finds: its logits at every token, pooled as SPLADE does.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    quiet_libraries()
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    folder = models.locate(name)
+    try:
+        transformer = Transformer(
+            str(folder),
+            transformer_task="text-generation",
+            modality_config={"text": {"method": "forward", "method_output_name": "logits"}},
+            module_output_name="token_embeddings",
+            processing_kwargs={"text": {"logits_to_keep": 0}},  # those of every token
+            model_kwargs={"use_safetensors": True, "local_files_only": True, "trust_remote_code": False},
+        )
+    except Exception as error:  # whatever the library meets in a broken folder, the user needs the folder's name
+        raise InputError(f"model {name!r} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
+    model = SparseEncoder(modules=[transformer, SpladePooling()], device=device, similarity_fn_name="dot")
+    read_plainly(model)
+    return model.float().eval()
+
+
+def echo(model: Any, name: str) -> None:
+    """Have a model read every text twice, so that each of its tokens is seen after all of them.
+
+    The tokenizer does it, and so does whatever loads it later. Texts are cut before they are repeated: a length of L
+    has 2 L tokens read. Both readings count for the pooling, as nothing in a saved model tells them apart.
+
+    Source: Springer et al. 2024, "Repetition Improves Language Model Embeddings"; for SPLADE, Doshi et al. 2024,
+    "Mistral-SPLADE: LLMs for better Learned Sparse Retrieval".
+
+    Raises:
+        InputError: the tokenizer cannot be told to.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError(f"echo: the tokenizer of {name!r} is not one of the tokenizers library; leave echo out")
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    read = tokenizer("a")["input_ids"]
+    start = next((n for n in range(len(read)) if read[n : n + len(text)] == text), None)
+    if start is None or read.count(text[0]) > 1:
+        raise InputError(f"echo: the tokenizer of {name!r} does more to a text than to put tokens around it")
+    before, after = read[:start], read[start + len(text) :]
+    around = [(token, tokenizer.convert_ids_to_tokens(token)) for token in dict.fromkeys([*before, *after])]
+    named = dict(around)
+    pieces = [*(named[token] for token in before), "$A", "$A", *(named[token] for token in after)]
+    backend.post_processor = TemplateProcessing(
+        single=pieces, special_tokens=[(piece, token) for token, piece in around]
+    )

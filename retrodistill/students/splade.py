@@ -13,11 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
+from retrodistill.encoders.loading import set_max_length
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
+from retrodistill.students import assembly
 from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
+from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Penalty, Student, Tokens
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class Sparsity(BaseModel):
 
 
 class SpladeStudent(Student):
-    """A SparseEncoder with SPLADE heads, or one made of any *ForMaskedLM checkpoint.
+    """A SparseEncoder with SPLADE heads, or one made of any *ForMaskedLM or *ForCausalLM checkpoint.
 
     Penalties: `flops` (Paria et al. 2020, "Minimizing FLOPs to Learn Efficient Sparse Representations") evens out and
     thins the postings, `l1` thins each text, `anti_zero` keeps a text from losing its last term. `top_k` keeps the
@@ -56,11 +59,16 @@ class SpladeStudent(Student):
     `query: idf` takes the encoder away from queries: a query has the tokens it is written in, each weighted by a table
     (Geng et al. 2024, "Towards Competitive Search Relevance For Inference-Free Learned Sparse Retrievers"). The table
     starts from the JSON file `idf`, which gives tokens their weights, or at 1; `train_idf: false` leaves it there.
+
+    A decoder sees nothing behind a token: `echo` has it read every text twice. `lora` trains adapters in place of its
+    weights, which they are merged into when the model is saved.
     """
 
     emits: ClassVar[Emission] = "sparse"
     kind: Literal["splade"] = "splade"
-    max_length: int | None = Field(None, ge=2)
+    max_length: int | None = Field(None, ge=2, description="tokens of a text; with echo twice as many are read")
+    echo: bool = Field(False, description="read every text twice, for decoders")
+    lora: Lora | None = None
     dropout: float | None = Field(None, ge=0, lt=1)
     pooling: Literal["max", "sum"] | None = None
     top_k: int | None = Field(None, ge=1)
@@ -74,16 +82,25 @@ class SpladeStudent(Student):
     def check(self) -> None:
         """Find the model and the table."""
         found = models.model_type(self.model)
-        if found != "SparseEncoder":
+        if found != "SparseEncoder" and not self._decodes:
             raise InputError(
-                f"model {self.model!r} is a {found} without a masked-language-model head; a SPLADE student starts from "
-                "a SparseEncoder or from a *ForMaskedLM checkpoint (decoders cannot be one yet)"
+                f"model {self.model!r} is a {found} without a language-model head; a SPLADE student starts from a "
+                "SparseEncoder, or from a *ForMaskedLM or *ForCausalLM checkpoint"
             )
-        check_shape(self.model, length=self.max_length)
+        if self.echo and not self._decodes:
+            raise InputError(f"echo is for decoders, which see nothing behind a token; {self.model!r} is none")
+        length = self.max_length * 2 if self.echo and self.max_length is not None else self.max_length
+        check_shape(self.model, length=length)
+        if self.lora is not None:
+            self.lora.check()
         if self.query == "encoded" and (self.idf is not None or not self.train_idf):
             raise InputError("idf and train_idf are about queries that are not encoded; add `query: idf`")
         if self.idf is not None:
             models.read_json(self.idf)
+
+    @property
+    def _decodes(self) -> bool:
+        return models.is_bare_decoder(self.model)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,7 +117,13 @@ class SpladeStudent(Student):
         from retrodistill.encoders.splade_head import fuse
 
         self.check()
-        model = load_model(self.model, "SparseEncoder", self.max_length, device)
+        if self._decodes:
+            model = assembly.sparse_decoder(self.model, device)
+            set_max_length(model, self.max_length, self.model)
+            if self.echo:
+                assembly.echo(model, self.model)
+        else:
+            model = load_model(self.model, "SparseEncoder", self.max_length, device)
         model = self._routed(model)
         for module in model.modules():
             if self.pooling is not None and hasattr(module, "pooling_strategy"):
@@ -108,8 +131,10 @@ class SpladeStudent(Student):
         if not fuse(model):
             raise InputError(
                 f"model {self.model!r} has no SPLADE head that is known here: a linear projection of token states to "
-                "terms, then SpladePooling; start from a *ForMaskedLM checkpoint such as a BERT"
+                "terms, then SpladePooling; start from a *ForMaskedLM or *ForCausalLM checkpoint"
             )
+        if self.lora is not None:
+            self.lora.add(model)
         if self.top_k is not None:
             model.max_active_dims = self.top_k
         if self.dropout is not None:
@@ -163,6 +188,7 @@ class SpladeStudent(Student):
         table = _table(model)
         if table is not None:
             table.weight.data.clamp_(min=0)
+        merge(model)
         model.save_pretrained(str(folder), safe_serialization=True)
 
     def _wanted(self) -> list[tuple[str, str, Sparsity]]:
