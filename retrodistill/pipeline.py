@@ -18,7 +18,7 @@ from retrodistill.files import atomic_folder, digest_of, write_json, write_text
 from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
 from retrodistill.mining.mine import mine
 from retrodistill.querying import make_queries
-from retrodistill.registry import Part
+from retrodistill.registry import Part, build
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
@@ -199,13 +199,14 @@ class _Walk:
         return digest_of(run), partial(self._measured, title, run, details)
 
     def _index(self, stage: Stage, name: str, train: Train) -> Path:
-        retriever = cast(EncoderRetriever, steps.as_retriever(str(stage.place("train", name))))
+        retriever = cast(EncoderRetriever, self._encoding(str(stage.place("train", name))))
         fits = self.recipe.index is not None and cast(Any, self.recipe.index).accepts == cast(Any, train.student).emits
         index = cast(Part, self.recipe.index) if fits else retriever.exact_index
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
             "index": index.model_dump(),
+            "precision": retriever.precision,
         }
         folder = stage.place("index", name)
         if not unchanged(_named("index", stage, name), folder, inputs):
@@ -295,9 +296,13 @@ class _Walk:
     def _system_of(self, stage: Stage, train: Train, model: str) -> Part:
         """What finds documents by a student: the student itself, or a cross-encoder over the mining's sources."""
         if cast(Any, train.student).emits != "pairs":
-            return steps.as_retriever(model)
+            return self._encoding(model)
         teacher = {"kind": "cross_encoder", "model": model}
         return Rerank(sources=stage.mine.sources, teacher=teacher, depth=stage.mine.depth)
+
+    def _encoding(self, model: str) -> Part:
+        """A model as a retriever that encodes in the asked precision."""
+        return build("retriever", {**steps.retriever_spec(model), "precision": self.recipe.evaluate.precision})
 
     def _before(self, stage: Stage, name: str) -> str:
         """The student as it was before training, cut and all, as a model of its own."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from retrodistill.encoders import Precision
 from retrodistill.errors import InputError
 from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.evaluation.protocol import DEFAULT_METRICS
@@ -91,6 +92,7 @@ class Evaluate(Section):
     baselines: tuple[of("retriever"), ...] = Field(("bm25",))  # type: ignore[valid-type]
     before: bool = True
     teacher: bool = True
+    precision: Precision = Field("fp32", description="that students encode in; bf16 is faster where there is any")
 
     @field_validator("metrics")
     @classmethod
