@@ -1,0 +1,1 @@
+"""Language models that judge: on this machine, or behind a server."""
