@@ -29,13 +29,13 @@ def _hidden() -> bool | None:
     return True if os.environ.get("RETRODISTILL_QUIET") or not speaks() else None
 
 
-def bar(total: int, what: str, unit: str) -> tqdm:
+def bar(total: int | None, what: str, unit: str) -> tqdm:
     """A bar with rate and remaining time, to be closed by the caller. Hidden where stderr is no terminal."""
     return tqdm(total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False)
 
 
 @contextmanager
-def progress(total: int, what: str, unit: str) -> Iterator[tqdm]:
+def progress(total: int | None, what: str, unit: str) -> Iterator[tqdm]:
     """A bar for a block of work; `update(n)` moves it."""
     with bar(total, what, unit) as shown:
         yield shown

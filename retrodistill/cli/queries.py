@@ -36,7 +36,7 @@ def queries(data: str, makers: tuple[str, ...], split: str, seed: int, out: Path
     refuse_to_replace(out)
     parts = [part("queries", maker) for maker in makers]
     collection = open_collection(data)
-    made = [query._replace(barred=False) for query in make_queries(parts, collection, seed)]
+    made = [query._replace(role="relevant") for query in make_queries(parts, collection, seed)]
     write_collection(collection.with_queries(made, split), out)
     for maker in parts:
         count = sum(query.id.startswith(f"{maker.kind}-") for query in made)

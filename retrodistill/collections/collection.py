@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from retrodistill.collections.jsonl import IN_MEMORY, read_texts
 from retrodistill.collections.judgements import read_qrels
@@ -26,13 +26,14 @@ class MadeQuery(NamedTuple):
         id: as no query of the collection is called.
         text: what is asked.
         source: id of the document that it is made of.
-        barred: the source is no candidate of the query; else it is relevant, grade 1.
+        role: what its source is to it: `relevant`, grade 1; `unlabelled`, found or not as any document; `barred` from
+            its candidates.
     """
 
     id: str
     text: str
     source: str
-    barred: bool = False
+    role: Literal["relevant", "unlabelled", "barred"] = "relevant"
 
 
 class Collection:
@@ -124,8 +125,8 @@ class Collection:
             raise InputError(f"{self.name} has a query {taken!r}, and one made of a document would be called so too")
         queries = self.queries.with_queries([(query.id, query.text) for query in made])
         here = dict(self.qrels(split)) if split in self._judgements else {}
-        here.update((query.id, {} if query.barred else {query.source: 1}) for query in made)
-        barred = {**self._barred, **{query.id: query.source for query in made if query.barred}}
+        here.update((query.id, {query.source: 1} if query.role == "relevant" else {}) for query in made)
+        barred = {**self._barred, **{query.id: query.source for query in made if query.role == "barred"}}
         return Collection(self.name, self.corpus, queries, {**self._judgements, split: here}, barred)
 
     def barred(self, query: str) -> frozenset[str]:

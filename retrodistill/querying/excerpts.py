@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from retrodistill.collections import MadeQuery, Texts
-from retrodistill.querying.maker import QueryMaker, draw
+from retrodistill.querying.maker import QueryMaker, Role, draw
 
 # A sentence ends where the next begins with a capital or a digit; good enough for queries, whose harm is small.
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
@@ -26,11 +26,11 @@ class Title(QueryMaker):
     """Each document's title.
 
     A title finds its own document easily and teaches little by it; what teachers say of the others is worth more, so
-    that the document is dropped from the candidates where nothing else is asked.
+    that the document is barred from the candidates where nothing else is asked.
     """
 
     kind: Literal["title"] = "title"
-    source: Literal["keep", "drop"] = Field("drop", description="drop: no candidate of a query is what it is made of")
+    source: Role = Field("barred", description="what the document that a query is made of is to it")
 
     def make(self, corpus: Texts, seed: int) -> Iterator[MadeQuery]:
         """Titles that are not empty."""

@@ -13,18 +13,20 @@ from retrodistill.collections import Collection, MadeQuery, Texts
 from retrodistill.errors import InputError
 from retrodistill.registry import Part
 
+Role = Literal["relevant", "unlabelled", "barred"]
+
 
 class QueryMaker(Part):
     """A rule that makes queries of documents.
 
     Attributes:
         limit: at most so many of the corpus, the same ones whatever else there is.
-        source: whether the document that a query is made of answers it: `keep` labels it relevant, `drop` bars it
-            from the query's candidates, so that what teachers say of other documents is all there is to learn.
+        source: what the document that a query is made of is to it: `relevant`, as if a label said so; `unlabelled`, so
+            that teachers alone speak of it; or `barred` from the query's candidates, as it is found too easily.
     """
 
     limit: int | None = Field(None, ge=1, description="at most so many queries, drawn by seed")
-    source: Literal["keep", "drop"] = Field("keep", description="drop: no candidate of a query is what it is made of")
+    source: Role = Field("relevant", description="what the document that a query is made of is to it")
 
     @abstractmethod
     def make(self, corpus: Texts, seed: int) -> Iterator[MadeQuery]:
@@ -47,7 +49,7 @@ def make_queries(makers: Sequence[Part], collection: Collection, seed: int) -> l
             kept = sorted(found, key=lambda query: draw(seed, query.id))[: maker.limit]
             chosen = {query.id for query in kept}
             found = [query for query in found if query.id in chosen]
-        made += [query._replace(barred=maker.source == "drop") for query in found]
+        made += [query._replace(role=maker.source) for query in found]
     return made
 
 

@@ -10,11 +10,7 @@ appear by renaming; what a killed writer leaves behind starts with a dot and is 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,19 +21,15 @@ import pyarrow.parquet as pq
 
 from retrodistill import console, files
 from retrodistill.errors import InputError
+from retrodistill.scores import orders, parts
 from retrodistill.scores.index import PairIndex
 
 _KEYS = ("q_hi", "q_lo", "d_hi", "d_lo")
 _SCHEMA = pa.schema([*((name, pa.uint64()) for name in _KEYS), ("score", pa.float32())])
-_PART = re.compile(r"part-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
-_IDENTITY, _PARTS = "teacher.json", "part-*.parquet"
+_IDENTITY, _PARTS = "teacher.json", "*.parquet"
 
 # Rows written and read at once: small enough that their memory is used again, not asked for anew.
 _BATCH = 1 << 17
-
-
-class _DamagedError(Exception):
-    """A part that cannot be believed; the message says why."""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -70,6 +62,15 @@ class ScoreStore:
                 )
         return TeacherScores(folder, asked)
 
+    def orders(self, identity: Mapping[str, Any]) -> orders.Orders:
+        """Open a listwise teacher's orders.
+
+        Raises:
+            InputError: as `table` does.
+        """
+        table = self.table(identity)
+        return orders.Orders(table.folder, table.claim)
+
     def teachers(self) -> list[dict[str, Any]]:
         """Describe every teacher in the store, in the order of fingerprints: identity, fingerprint, rows, bytes.
 
@@ -97,7 +98,12 @@ class ScoreStore:
             for part in _parts(folder):
                 try:
                     _read_part(part)
-                except _DamagedError as error:
+                except parts.DamagedError as error:
+                    found.append(f"{part}: {error}")
+            for part in parts.of(folder, orders.PREFIX):
+                try:
+                    orders.read_part(part)
+                except parts.DamagedError as error:
                     found.append(f"{part}: {error}")
         return found
 
@@ -168,18 +174,14 @@ class TeacherScores:
             )
         if not len(values):
             return
+        self.claim()
+        parts.add(self.folder, "part", lambda path: _write_part(path, [*queries.T, *documents.T, values]))
+        self._stale = True
+
+    def claim(self) -> None:
+        """Write whose folder this is, where nobody has yet."""
         if not (self.folder / _IDENTITY).exists():
             files.write_json(self.folder / _IDENTITY, self.identity)
-        # The name needs the digest of what is written, so the part waits, whole and synced, under a name nobody reads.
-        waiting = self.folder / f".part-{uuid.uuid4().hex}"
-        with files.atomic_file(waiting) as temporary:
-            _write_part(temporary, [*queries.T, *documents.T, values])
-            digest = files.digest_of_file(temporary)[:16]
-        # A clock that was set back must not put this part before one that is already there.
-        newest = max((int(match[1], 16) for match in map(_PART.fullmatch, self._names()) if match), default=0)
-        stamp = max(time.time_ns(), newest + 1)
-        waiting.rename(self.folder / f"part-{stamp:016x}-{digest}.parquet")
-        self._stale = True
 
     def refresh(self) -> None:
         """See the parts that other writers have finished since the last look."""
@@ -205,7 +207,7 @@ class TeacherScores:
         for name in names:
             try:
                 keys, scores = _read_part(self.folder / name)
-            except _DamagedError as error:
+            except parts.DamagedError as error:
                 self._damaged.add(name)
                 console.say(
                     f"warning: {self.folder / name} is damaged ({error}) and its scores are left out; "
@@ -225,7 +227,7 @@ def _check_keys(queries: np.ndarray, documents: np.ndarray) -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob(_PARTS))
+    return parts.of(folder, "part")
 
 
 def _write_part(path: Path, columns: list[np.ndarray]) -> None:
@@ -240,22 +242,12 @@ def _write_part(path: Path, columns: list[np.ndarray]) -> None:
 
 def _read_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Keys (n, 4) and scores (n,) of a part, once its bytes are known to be those that were written."""
-    match = _PART.fullmatch(path.name)
-    if not match:
-        raise _DamagedError("its name carries no time and digest: it was renamed, or not written by this store")
-    try:
-        with pa.memory_map(str(path)) as mapped:
-            content = mapped.read_buffer()
-            if hashlib.sha256(content).hexdigest()[:16] != match[2]:
-                raise _DamagedError("its bytes are not those that were written")
-            return _decoded(pq.ParquetFile(content))
-    except (OSError, pa.ArrowException) as error:
-        raise _DamagedError(f"it cannot be read: {error}") from error
+    return parts.read(path, _decoded)
 
 
 def _decoded(part: pq.ParquetFile) -> tuple[np.ndarray, np.ndarray]:
     if not part.schema_arrow.equals(_SCHEMA):
-        raise _DamagedError(
+        raise parts.DamagedError(
             f"got the columns {part.schema_arrow.names}, expected {_SCHEMA.names} as the store has them"
         )
     keys = np.empty((part.metadata.num_rows, len(_KEYS)), dtype=np.uint64)

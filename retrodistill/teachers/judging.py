@@ -14,6 +14,9 @@ from retrodistill.errors import InputError
 from retrodistill.registry import Part
 from retrodistill.scores.keys import text_keys
 from retrodistill.scores.store import ScoreStore, TeacherScores, fingerprint
+from retrodistill.teachers import comparing, ordering
+from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.ordering import Ordering
 
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
@@ -31,6 +34,8 @@ class Judged:
         asked: pairs asked for.
         stored: how many of them the store had already.
         seconds: time spent on the others.
+        failed: those that could not be judged, by their ids.
+        unit: what is counted: pairs, comparisons or windows.
     """
 
     teacher: str
@@ -38,25 +43,33 @@ class Judged:
     asked: int
     stored: int
     seconds: float
+    failed: tuple[str, ...] = ()
+    unit: str = "pairs"
 
     @property
     def judged(self) -> int:
-        """Pairs scored now."""
-        return self.asked - self.stored
+        """How many were judged now."""
+        return self.asked - self.stored - len(self.failed)
 
     def __str__(self) -> str:
         """One line for the person who waits."""
-        if not self.judged:
+        if not self.judged and not self.failed:
             return f"{self.teacher}: all {self.asked:,} judgements are in the store"
         rate = self.judged / max(self.seconds, 1e-9)
-        return f"{self.teacher}: {self.judged:,} pairs judged ({rate:,.0f}/s), {self.stored:,} were in the store"
+        said = f"{self.teacher}: {self.judged:,} {self.unit} judged ({rate:,.0f}/s), {self.stored:,} were in the store"
+        if not self.failed:
+            return said
+        named = ", ".join(self.failed[:3]) + (", ..." if len(self.failed) > 3 else "")
+        return f"{said}; {len(self.failed):,} FAILED and are asked again next time: {named}"
 
 
 def judge(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> list[Judged]:
     """Score every candidate by every teacher into the store.
 
     Pairs go to a teacher in the candidates' order, in parts that reach the store whole. A run that was killed
-    goes on with the very parts that were left, and so with the same batches and the same bits.
+    goes on with the very parts that were left, and so with the same batches and the same bits. What a teacher fails at
+    (NaN of one that `may_fail`, or no order) is listed, and asked again by the next call. Teachers that compare or order documents are driven
+    by `comparing` and `ordering`.
 
     Raises:
         InputError: a candidate is not in the collection, or a teacher gives a score that is no finite number.
@@ -70,9 +83,13 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
     _check(candidates, collection)
     rows = []
     for teacher in teachers:
-        opened = _open(teacher, collection)
-        queries, documents = _keys(candidates, opened)
-        rows.append(store.table(opened.identity).lookup(queries, documents))
+        if isinstance(teacher, Comparing):
+            rows.append(comparing.read(teacher, candidates, collection, store))
+        elif isinstance(teacher, Ordering):
+            rows.append(ordering.read(teacher, candidates, collection, store))
+        else:
+            opened = _open(teacher, collection)
+            rows.append(store.table(opened.identity).lookup(*_keys(candidates, opened)))
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
 
 
@@ -86,19 +103,42 @@ def _open(teacher: Part, collection: Collection) -> Judge:
 
 
 def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> Judged:
+    if isinstance(teacher, Comparing | Ordering):
+        return _judge_lists(teacher, candidates, collection, store)
     opened = _open(teacher, collection)
     queries, documents = _keys(candidates, opened)
     table = store.table(opened.identity)
     missing = _first_of_each(queries, documents, np.flatnonzero(np.isnan(table.lookup(queries, documents))))
     began = time.perf_counter()
+    failed: list[str] = []
     if len(missing):
-        _fill(teacher, opened, table, candidates, queries, documents, missing)
+        failed = _fill(teacher, opened, table, candidates, queries, documents, missing)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(opened.identity),
         asked=len(candidates),
         stored=len(candidates) - len(missing),
         seconds=time.perf_counter() - began,
+        failed=tuple(failed),
+    )
+
+
+def _judge_lists(
+    teacher: Comparing | Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
+) -> Judged:
+    began = time.perf_counter()
+    if isinstance(teacher, Comparing):
+        identity, asked, stored, failed = comparing.fill(teacher, candidates, collection, store)
+    else:
+        identity, asked, stored, failed = ordering.fill(teacher, candidates, collection, store)
+    return Judged(
+        teacher=teacher.label,
+        fingerprint=fingerprint(identity),
+        asked=asked,
+        stored=stored,
+        seconds=time.perf_counter() - began,
+        failed=tuple(failed),
+        unit="comparisons" if isinstance(teacher, Comparing) else "windows",
     )
 
 
@@ -110,21 +150,27 @@ def _fill(
     queries: np.ndarray,
     documents: np.ndarray,
     missing: np.ndarray,
-) -> None:
+) -> list[str]:
+    """Judge what is missing; returns what failed."""
+    failed: list[str] = []
     query_ids, doc_ids = candidates.query_ids, candidates.doc_ids
     with console.progress(len(missing), f"score {teacher.label}", "pairs") as bar:
         for start in range(0, len(missing), opened.pairs_a_part):
             rows = missing[start : start + opened.pairs_a_part]
             scores = opened.score([query_ids[row] for row in rows], [doc_ids[row] for row in rows])
-            bad = np.flatnonzero(~np.isfinite(scores))
+            # a model that answers in words may fail at a pair; one that computes a number has a fault
+            bad = np.flatnonzero(np.isinf(scores) if getattr(opened, "may_fail", False) else ~np.isfinite(scores))
             if len(bad):
                 row = rows[bad[0]]
                 raise InputError(
                     f"teacher {teacher.label} gives {scores[bad[0]]} for query {query_ids[row]!r} and document "
                     f"{doc_ids[row]!r}; a judgement must be a finite number. What was judged before is in the store"
                 )
-            table.append(queries[rows], documents[rows], scores)
+            known = ~np.isnan(scores)
+            table.append(queries[rows[known]], documents[rows[known]], scores[known])
+            failed += [f"{query_ids[row]} / {doc_ids[row]}" for row in rows[~known]]
             bar.update(len(rows))
+    return failed
 
 
 def _first_of_each(queries: np.ndarray, documents: np.ndarray, rows: np.ndarray) -> np.ndarray:

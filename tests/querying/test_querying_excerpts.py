@@ -41,7 +41,7 @@ def test_sentences_are_pieces_of_the_text(text):
 
 def test_titles_are_queries_of_other_documents():
     made = make_queries([Title()], collection_of(("a", "Zinc", "x"), ("b", " ", "y"), ("c", "Iron", "z")), 0)
-    assert made == [("title-a", "Zinc", "a", True), ("title-c", "Iron", "c", True)]
+    assert made == [("title-a", "Zinc", "a", "barred"), ("title-c", "Iron", "c", "barred")]
 
 
 def test_the_last_sentence_comes_first_where_it_is_asked_for():
@@ -87,6 +87,9 @@ def test_made_queries_join_a_split_and_leave_the_others():
     assert more.queries.text("title-b") == "Iron"
     assert more.barred("title-b") == {"title-b", "b"}
     assert more.barred("sentence-0-b") == {"sentence-0-b"}
+    unlabelled = collection.with_queries(make_queries([Sentence(source="unlabelled")], collection, 0), "train")
+    assert unlabelled.qrels("train")["sentence-0-b"] == {}
+    assert unlabelled.barred("sentence-0-b") == {"sentence-0-b"}
     assert more.digest != collection.digest
-    with pytest.raises(InputError, match="has a query 'title-a' of its own"):
+    with pytest.raises(InputError, match="has a query 'title-a', and one made"):
         more.with_queries(made, "train")

@@ -1,0 +1,66 @@
+"""Immutable files that many writers add to a folder without locks: whole, synced, dated, and told apart from damage.
+
+A part's name carries the time it was written (nanoseconds, hexadecimal: names sort in the order of writing) and the
+SHA-256 of its bytes (first 16 digits). It appears by renaming; what a killed writer leaves starts with a dot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrodistill import files
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[a-z]+-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
+
+
+class DamagedError(Exception):
+    """A part that cannot be believed; the message says why."""
+
+
+def of(folder: Path, prefix: str) -> list[Path]:
+    """The parts of a kind, in the order of writing."""
+    return sorted(folder.glob(f"{prefix}-*.parquet"))
+
+
+def add(folder: Path, prefix: str, write: Callable[[Path], None]) -> Path:
+    """Have a part written, and show it when it is whole."""
+    # The name needs the digest of what is written, so the part waits, whole and synced, under a name nobody reads.
+    waiting = folder / f".{prefix}-{uuid.uuid4().hex}"
+    with files.atomic_file(waiting) as temporary:
+        write(temporary)
+        digest = files.digest_of_file(temporary)[:16]
+    # A clock that was set back must not put this part before one that is already there.
+    names = [_NAME.fullmatch(path.name) for path in of(folder, prefix)]
+    newest = max((int(match[1], 16) for match in names if match), default=0)
+    stamp = max(time.time_ns(), newest + 1)
+    return waiting.rename(folder / f"{prefix}-{stamp:016x}-{digest}.parquet")
+
+
+def read(path: Path, decode: Callable[[pq.ParquetFile], T]) -> T:
+    """What a part holds, once its bytes are known to be those that were written.
+
+    Raises:
+        DamagedError: they are not, or cannot be read.
+    """
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        raise DamagedError("its name carries no time and digest: it was renamed, or not written by this store")
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            content = mapped.read_buffer()
+            if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+                raise DamagedError("its bytes are not those that were written")
+            return decode(pq.ParquetFile(content))
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"it cannot be read: {error}") from error

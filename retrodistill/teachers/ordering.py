@@ -1,0 +1,202 @@
+"""Drives teachers that order many documents at once: sliding windows, what is kept of them, and how they are read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from retrodistill import console
+from retrodistill.errors import InputError
+from retrodistill.scores.orders import Order
+from retrodistill.teachers.teacher import Form, Teacher, Window
+
+if TYPE_CHECKING:
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import Collection
+    from retrodistill.scores.store import ScoreStore
+    from retrodistill.teachers.teacher import ListwiseJudge
+
+_QUERIES_AT_ONCE = 64
+_ENOUGH_TO_TELL = 20
+
+Pass = Generator[Window, "Order | None", "list[int] | None"]
+
+
+class Ordering(Teacher):
+    """A teacher that is shown windows of a query's candidates and says in which order they belong.
+
+    Windows slide from the back of the list to its front, each `stride` further, so that what is good climbs with them.
+    The candidates' own order, by rank, is where the first of `runs` begins; others begin at orders drawn by `seed`.
+
+    Source: Sun et al. 2023, "Is ChatGPT Good at Search? Investigating Large Language Models as Re-Ranking Agents".
+    """
+
+    window: int = Field(20, ge=2, description="documents shown at once")
+    stride: int = Field(10, ge=1, description="how far a window is from the next")
+    runs: int = Field(1, ge=1, description="passes over the list, from orders of their own")
+    read: Literal["borda", "reciprocal_rank", "expected_rank"] = "borda"
+    repair_limit: float = Field(0.5, ge=0, le=1, description="share of repaired windows above which judging stops")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _overlapping(self) -> Self:
+        if self.stride > self.window:
+            raise ValueError(f"stride: {self.stride} leaves documents between windows of {self.window}; use less")
+        return self
+
+    @property
+    def form(self) -> Form:
+        """Lists."""
+        return "listwise"
+
+    @abstractmethod
+    def open(self, collection: Collection) -> ListwiseJudge:
+        """Get ready to order."""
+
+    def starts(self, query_id: str, count: int) -> list[list[int]]:
+        """The order of places that each run begins with."""
+        generator = np.random.default_rng([self.seed, *query_id.encode("utf-8", "surrogatepass")])
+        shuffled = [generator.permutation(count).tolist() for _ in range(self.runs - 1)]
+        return [list(range(count)), *shuffled]
+
+    def slide(self, query: str, docs: Sequence[str], start: Sequence[int]) -> Pass:
+        """One pass over a list: yields windows, is sent their orders, and returns the places best first.
+
+        None is returned where a window has no order.
+        """
+        places = list(start)
+        end = len(places)
+        while end > 1:
+            begin = max(0, end - self.window)
+            shown = places[begin:end]
+            order = yield Window(query, tuple(docs[place] for place in shown))
+            if order is None:
+                return None
+            places[begin:end] = [shown[place] for place in order.ranking]
+            end = end - self.stride if begin else 0
+        return places
+
+
+def fill(
+    teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
+) -> tuple[dict[str, Any], int, int, list[str]]:
+    """Ask what the store lacks; a killed run goes on with the very windows that were left.
+
+    Returns:
+        The teacher's identity, how many windows were needed, how many of them were stored, and what failed.
+
+    Raises:
+        InputError: too many answers had to be repaired.
+    """
+    judge = teacher.open(collection)
+    known = store.orders(judge.identity)
+    counts = {"needed": 0, "stored": 0, "asked": 0, "repaired": 0}
+    failed: list[str] = []
+
+    def answer(windows: Sequence[Window]) -> list[Order | None]:
+        texts = [_texts(judge, window) for window in windows]
+        found = [known.find(*text) for text in texts]
+        missing = [place for place, order in enumerate(found) if order is None]
+        counts["needed"] += len(windows)
+        counts["stored"] += len(windows) - len(missing)
+        for start in range(0, len(missing), judge.pairs_a_part):
+            part = missing[start : start + judge.pairs_a_part]
+            orders = judge.order([windows[place] for place in part])
+            said = [(place, order) for place, order in zip(part, orders, strict=True) if order is not None]
+            known.append([texts[place] for place, _ in said], [order for _, order in said])
+            for place, order in said:
+                _check(order, windows[place], teacher)
+                found[place] = order
+            counts["asked"] += len(said)
+            counts["repaired"] += sum(order.repairs > 0 for _, order in said)
+            failed.extend(windows[place].query_id for place in part if found[place] is None)
+            if counts["asked"] >= _ENOUGH_TO_TELL and counts["repaired"] > teacher.repair_limit * counts["asked"]:
+                raise InputError(
+                    f"teacher {teacher.label}: {counts['repaired']} of {counts['asked']} answers named documents "
+                    f"twice, not at all or wrongly, more than repair_limit: {teacher.repair_limit:g}; it is too weak "
+                    f"for windows of {teacher.window}: a smaller window may help. What it said is in the store"
+                )
+            bar.update(len(part))
+
+        return found
+
+    with console.progress(None, f"score {teacher.label}", "windows") as bar:
+        _walk(teacher, candidates, answer)
+    if counts["repaired"]:
+        console.say(f"{teacher.label}: {counts['repaired']} of {counts['asked']} answers were repaired")
+    return dict(judge.identity), counts["needed"], counts["stored"], failed
+
+
+def read(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:
+    """A score a candidate, float32 (candidates,), by replaying the stored windows; NaN where one is missing.
+
+    `borda`: the mean over runs of the share of the others that a document stands above; `reciprocal_rank`: of 1 / rank;
+    `expected_rank`: of the rank, negative, so that more is better.
+    """
+    judge = teacher.open(collection)
+    known = store.orders(judge.identity)
+
+    def answer(windows: Sequence[Window]) -> list[Order | None]:
+        return [known.find(*_texts(judge, window)) for window in windows]
+
+    scores = np.full(len(candidates), np.nan)
+    for (start, stop), passes in _walk(teacher, candidates, answer):
+        ranks = np.array([np.argsort(places) + 1 for places in passes if places is not None], dtype=np.float64)
+        if len(ranks):
+            scores[start:stop] = _READINGS[teacher.read](ranks, stop - start).mean(axis=0)
+    return scores.astype(np.float32)
+
+
+_READINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "borda": lambda ranks, count: (count - ranks) / max(1, count - 1),
+    "reciprocal_rank": lambda ranks, count: 1 / ranks,
+    "expected_rank": lambda ranks, count: -ranks,
+}
+
+
+def _walk(
+    teacher: Ordering, candidates: Candidates, answer: Callable[[Sequence[Window]], list[Order | None]]
+) -> list[tuple[tuple[int, int], list[list[int] | None]]]:
+    """All passes over all lists, those of many queries in step, so that their windows are judged together."""
+    docs, results = candidates.doc_ids, []
+    spans = list(zip(candidates.offsets[:-1].tolist(), candidates.offsets[1:].tolist(), strict=True))
+    for first in range(0, len(spans), _QUERIES_AT_ONCE):
+        group = list(zip(candidates.queries, spans, strict=True))[first : first + _QUERIES_AT_ONCE]
+        passes: list[tuple[int, int, Pass]] = []
+        done: list[list[list[int] | None]] = []
+        for number, (query, (start, stop)) in enumerate(group):
+            # by rank; labelled rows that no source found stand last
+            by_rank = np.argsort(
+                np.where(candidates.ranks[start:stop] > 0, candidates.ranks[start:stop], 2**30), kind="stable"
+            )
+            begins = [[int(by_rank[place]) for place in order] for order in teacher.starts(query, stop - start)]
+            passes += [(number, run, teacher.slide(query, docs[start:stop], begin)) for run, begin in enumerate(begins)]
+            done.append([None] * len(begins))
+        sent: list[Order | None] = [None] * len(passes)
+        while passes:
+            going, windows = [], []
+            for (number, run, steps), order in zip(passes, sent, strict=True):
+                try:
+                    windows.append(steps.send(order))
+                    going.append((number, run, steps))
+                except StopIteration as stopped:
+                    done[number][run] = stopped.value
+            passes, sent = going, answer(windows) if windows else []
+        results += [(span, found) for (_, span), found in zip(group, done, strict=True)]
+    return results
+
+
+def _check(order: Order, window: Window, teacher: Ordering) -> None:
+    if sorted(order.ranking) != list(range(len(window.doc_ids))):
+        raise InputError(
+            f"teacher {teacher.label} ranks {len(window.doc_ids)} documents as {list(order.ranking)}; "
+            "expected each place once"
+        )
+
+
+def _texts(judge: ListwiseJudge, window: Window) -> tuple[str, list[str]]:
+    return judge.query_text(window.query_id), [judge.document_text(doc) for doc in window.doc_ids]
