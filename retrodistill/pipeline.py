@@ -130,6 +130,7 @@ class _Walk:
             "options": options.options,
             "seed": self.recipe.seed,
             "dev": self.recipe.data.measured_on,
+            "preferences": steps.teacher_preferences(candidates, self.collection, score.teachers, self.store),
         }
         folder = stage.place("train", name)
         inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)

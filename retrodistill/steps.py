@@ -19,8 +19,9 @@ from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
+from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
-from retrodistill.teachers import judging
+from retrodistill.teachers import comparing, judging
 
 if TYPE_CHECKING:
     from retrodistill.retrieval.retriever import Retriever
@@ -113,6 +114,26 @@ def teacher_scores(
     scores = judging.read(candidates, collection, teachers, store)
     combination = cast(Any, combine or default_combination(len(teachers)))
     return combination(scores, candidates.offsets)
+
+
+def teacher_preferences(
+    candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore
+) -> Preferences | None:
+    """What those of the teachers that compare documents say of candidates, their mean; None where none does."""
+    comparing_ones = [teacher for teacher in teachers if isinstance(teacher, comparing.Comparing)]
+    if not comparing_ones:
+        return None
+    said = zip(
+        *(comparing.preferences(teacher, candidates, collection, store) for teacher in comparing_ones), strict=True
+    )
+    return Preferences.of((_mean(matrices) for matrices in said), candidates.offsets[:-1].tolist())
+
+
+def _mean(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Entry by entry over those that are no NaN."""
+    stacked = np.stack(matrices)
+    heard = (~np.isnan(stacked)).sum(axis=0)
+    return np.divide(np.nansum(stacked, axis=0), heard, out=np.full(heard.shape, np.nan), where=heard > 0)
 
 
 def evaluate_teacher(

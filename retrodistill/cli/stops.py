@@ -160,9 +160,20 @@ def train(
     loop = options_from(TrainOptions, settings)
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
+    compared = steps.teacher_preferences(found, collection, judges, ScoreStore(store))
     extra = {"teachers": [judge.label for judge in judges]}
     manifest = train_student(
-        learner, objectives, found, collection, out, teacher=scores, options=loop, seed=seed, dev=dev, extra=extra
+        learner,
+        objectives,
+        found,
+        collection,
+        out,
+        teacher=scores,
+        options=loop,
+        seed=seed,
+        dev=dev,
+        preferences=compared,
+        extra=extra,
     )
     click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, {loss_line(manifest['log'])}")
 

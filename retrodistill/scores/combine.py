@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -14,30 +15,32 @@ from retrodistill.registry import Part
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Mean(Part):
-    """Average teachers whose scores are on different scales, each brought to one scale within every query.
+Normaliser = Literal["none", "zscore", "minmax", "rank", "reciprocal_rank", "teacher_zscore"]
+
+
+class Combination(Part):
+    """Makes one score of several teachers', each brought to a scale that they share.
 
     - `zscore`: less the mean, over the standard deviation (of the population, ddof 0). All scores equal: 0.
     - `minmax`: 0 for the lowest, 1 for the highest. All scores equal: 0.
     - `rank`: 0 for the lowest, 1 for the highest, in even steps; equal scores share the mean of their steps.
       All scores equal: 0.5.
+    - `reciprocal_rank`: 1 / (60 + r), r the rank from 1; equal scores share the mean rank (Cormack, Clarke and
+      Buettcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods").
+    - `teacher_zscore`: as `zscore`, by the mean and deviation of the teacher over all queries, so that a query whose
+      documents it likes less keeps lower scores.
     - `none`: the raw scores.
 
     A teacher's scale comes from the scores that it has: where it lacks some of a query's documents, its mean, extremes
-    and ranks are over the others. A document's average is over the teachers that have a score for it, by their weights.
+    and ranks are over the others. What is made of a document's scores is over the teachers that have one for it.
+
+    Attributes:
+        temperatures: what each teacher's raw scores are divided by first, as it was calibrated.
     """
 
     argument: ClassVar[str | None] = "normalise"
-    kind: Literal["mean"] = "mean"
-    normalise: Literal["none", "zscore", "minmax", "rank"] = "zscore"
-    weights: tuple[Weight, ...] | None = None
-
-    @field_validator("weights")
-    @classmethod
-    def _some_weight(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if weights is not None and not any(weights):
-            raise ValueError(f"got {list(weights)}, expected at least one weight above 0")
-        return weights
+    normalise: Normaliser = "zscore"
+    temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
 
     def __call__(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Combine.
@@ -47,26 +50,87 @@ class Mean(Part):
             offsets: int64, shape (queries + 1,): where each query's rows start, and N.
 
         Returns:
-            float32, shape (N,); NaN where no teacher with a weight above 0 has a score.
+            float32, shape (N,); NaN where there is nothing to go by.
 
         Raises:
-            InputError: there are not as many weights as teachers.
+            InputError: there are not as many weights or temperatures as teachers.
         """
         if scores.ndim != 2 or offsets[0] != 0 or offsets[-1] != scores.shape[1]:
             raise ValueError(f"got scores {scores.shape} and offsets from {offsets[0]} to {offsets[-1]}")
-        if self.weights is not None and len(self.weights) != len(scores):
-            raise InputError(
-                f"weights: got {len(self.weights)} weights for {len(scores)} teachers, expected one for each"
-            )
-        groups = _Groups(offsets)
-        weights = np.ones(len(scores)) if self.weights is None else np.array(self.weights)
-        total, weight = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
-        for factor, row in zip(weights, scores, strict=True):
-            judged = ~np.isnan(row)
-            values = _NORMALISERS[self.normalise](row.astype(np.float64), judged, groups)
-            total += np.where(judged, factor * values, 0)
-            weight += factor * judged
-        return np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0).astype(np.float32)
+        self._one_a_teacher("temperatures", self.temperatures, len(scores))
+        groups, values = _Groups(offsets), scores.astype(np.float64)
+        if self.temperatures is not None:
+            values = values / np.array(self.temperatures)[:, None]
+        judged = ~np.isnan(values)
+        scaled = [_NORMALISERS[self.normalise](row, known, groups) for row, known in zip(values, judged, strict=True)]
+        return self.combined(np.reshape(scaled, scores.shape), judged).astype(np.float32)
+
+    @abstractmethod
+    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """One value a row of many teachers' on one scale, (T, N), of which those `judged` count: (N,)."""
+
+    @staticmethod
+    def _one_a_teacher(name: str, given: tuple[float, ...] | None, teachers: int) -> None:
+        if given is not None and len(given) != teachers:
+            raise InputError(f"{name}: got {len(given)} {name} for {teachers} teachers, expected one for each")
+
+
+class Mean(Combination):
+    """The average of teachers, by their weights, each brought to one scale within every query."""
+
+    kind: Literal["mean"] = "mean"
+    weights: tuple[Weight, ...] | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _some_weight(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not any(weights):
+            raise ValueError(f"got {list(weights)}, expected at least one weight above 0")
+        return weights
+
+    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """The weighted mean over the teachers that judged."""
+        self._one_a_teacher("weights", self.weights, len(values))
+        weights = np.ones(len(values)) if self.weights is None else np.array(self.weights)
+        weight = (weights[:, None] * judged).sum(axis=0)
+        total = np.where(judged, weights[:, None] * values, 0).sum(axis=0)
+        return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
+
+
+class Median(Combination):
+    """The median of teachers: one that is far off moves nothing."""
+
+    kind: Literal["median"] = "median"
+
+    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """The median over the teachers that judged."""
+        result = np.full(values.shape[1], np.nan)
+        some = judged.any(axis=0)
+        if some.any():
+            result[some] = np.nanmedian(np.where(judged, values, np.nan)[:, some], axis=0)
+        return result
+
+
+class Agreed(Mean):
+    """The average of teachers where they agree: what they disagree about most is not learnt from.
+
+    Disagreement about a document is the standard deviation of its scores over the teachers that judged it; rows above
+    the `quantile` of all rows that two teachers judged are left out.
+    """
+
+    argument: ClassVar[str | None] = "quantile"
+    kind: Literal["agreed"] = "agreed"  # type: ignore[assignment]
+    quantile: float = Field(0.9, gt=0, le=1, description="the share of rows that is kept")
+
+    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """The weighted mean, NaN where the disagreement is above the quantile."""
+        result = super().combined(values, judged)
+        several = judged.sum(axis=0) > 1
+        if several.any():
+            deviations = np.zeros(values.shape[1])
+            deviations[several] = np.nanstd(np.where(judged, values, np.nan)[:, several], axis=0)
+            result[deviations > np.quantile(deviations[several], self.quantile)] = np.nan
+        return result
 
 
 def default_combination(teachers: int) -> Mean:
@@ -129,11 +193,28 @@ def _rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray
     return np.divide(places - groups.spread(groups.starts), last, out=np.full_like(values, 0.5), where=last > 0)
 
 
+def _reciprocal_rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    count = groups.over(np.add, judged.astype(np.float64))
+    share = _rank(values, judged, groups)
+    # shares run from 0, the last, to 1, the first; a lone document has .5 and rank 1
+    return 1 / (60 + np.where(count > 1, count - share * (count - 1), 1))
+
+
+def _teacher_zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    if not judged.any():
+        return np.zeros_like(values)
+    centred = np.where(judged, values - values[judged].mean(), 0)
+    deviation = np.sqrt((centred**2).sum() / judged.sum())
+    return centred / deviation if deviation > 0 else centred
+
+
 _NORMALISERS: dict[str, Callable[[np.ndarray, np.ndarray, _Groups], np.ndarray]] = {
     "none": _none,
     "zscore": _zscore,
     "minmax": _minmax,
     "rank": _rank,
+    "reciprocal_rank": _reciprocal_rank,
+    "teacher_zscore": _teacher_zscore,
 }
 
-COMBINATIONS = {"mean": Mean}
+COMBINATIONS = {"mean": Mean, "median": Median, "agreed": Agreed}

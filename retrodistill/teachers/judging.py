@@ -68,8 +68,8 @@ def judge(candidates: Candidates, collection: Collection, teachers: Sequence[Par
 
     Pairs go to a teacher in the candidates' order, in parts that reach the store whole. A run that was killed
     goes on with the very parts that were left, and so with the same batches and the same bits. What a teacher fails at
-    (NaN of one that `may_fail`, or no order) is listed, and asked again by the next call. Teachers that compare or order documents are driven
-    by `comparing` and `ordering`.
+    (NaN of one that `may_fail`, or no order) is listed and asked again by the next call. Those that compare or order
+    documents are driven by `comparing` and `ordering`.
 
     Raises:
         InputError: a candidate is not in the collection, or a teacher gives a score that is no finite number.

@@ -14,6 +14,7 @@ from retrodistill.training.topics import topics
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
+    from retrodistill.scores.preferences import Preferences
 
 Pick = Literal["uniform", "top", "log_uniform"]
 Batches = Literal["random", "topics"]
@@ -32,6 +33,8 @@ class Batch:
             among the query's candidates.
         grades: float32 (Q, D); how relevant to the query by the labels, mined for it or not; 0 where not relevant.
         own: bool (Q, D); picked for the query.
+        preferences: float32 (Q, D, D); the probability that one of a query's own documents is better than another, NaN
+            where they were not compared; None where no teacher compares.
         valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
             the query itself or what that was made of, or says what one of its positives says.
     """
@@ -42,6 +45,7 @@ class Batch:
     grades: np.ndarray
     own: np.ndarray
     valid: np.ndarray
+    preferences: np.ndarray | None = None
 
     @property
     def positive(self) -> np.ndarray:
@@ -71,6 +75,7 @@ class Batch:
             grades=self.grades[rows, columns],
             own=self.own[rows, columns],
             valid=self.valid[rows, columns],
+            preferences=None if self.preferences is None else self.preferences[rows][:, columns][:, :, columns],
         )
 
 
@@ -88,6 +93,7 @@ class Lists:
             proportion to 1 / n (by mined rank where there is no teacher), `top` takes the best mined ranks.
         batch_size: queries a step.
         batches: `random` puts any queries together, `topics` such as have candidates in common.
+        preferences: what a teacher that compares says of the candidates.
         seed: of order and draws.
 
     Raises:
@@ -105,6 +111,7 @@ class Lists:
         batch_size: int,
         seed: int,
         batches: Batches = "random",
+        preferences: Preferences | None = None,
     ) -> None:
         if teacher is not None and len(teacher) != len(candidates):
             raise InputError(
@@ -122,6 +129,7 @@ class Lists:
         self._offsets = candidates.offsets
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
+        self.preferences = preferences
         self._topics = None
         if batches == "topics":
             self._topics = topics(self._docs, self._offsets, self.batch_size * BATCHES_A_TOPIC, seed)
@@ -157,12 +165,15 @@ class Lists:
         teacher = np.full(shape, np.nan, dtype=np.float32)
         grades = np.zeros(shape, dtype=np.float32)
         own, valid = np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
+        compared = None if self.preferences is None else np.full((*shape, len(documents)), np.nan, dtype=np.float32)
         texts = self.collection.corpus.texts(documents)
         ids = [self.collection.corpus.ids[row] for row in documents]
         stops = np.cumsum([len(rows) for rows in picked])
         for place, (query, rows, stop) in enumerate(zip(chosen, picked, stops, strict=True)):
             here = places[stop - len(rows) : stop]
             own[place, here] = True
+            if compared is not None and self.preferences is not None:
+                compared[place] = self.preferences.matrix(int(query), rows, here, len(documents))
             mined = self._rows(int(query))
             judged = np.isin(documents, self._docs[mined])
             teacher[place, judged] = _looked_up(documents[judged], self._docs[mined], self._teacher[mined])
@@ -181,6 +192,7 @@ class Lists:
             grades=grades,
             own=own,
             valid=valid,
+            preferences=compared,
         )
 
     def _batches(self, epoch: int) -> list[np.ndarray]:

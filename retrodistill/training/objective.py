@@ -251,6 +251,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         grades=tensor(batch.grades),
         own=tensor(batch.own),
         valid=tensor(batch.valid),
+        preferences=None if batch.preferences is None else tensor(batch.preferences),
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retrodistill.collections import Collection
     from retrodistill.losses.batch import Loss
     from retrodistill.registry import Part
+    from retrodistill.scores.preferences import Preferences
     from retrodistill.students.student import Student
     from retrodistill.training.dev import Dev
 
@@ -43,6 +44,7 @@ def train(
     options: TrainOptions | None = None,
     seed: int = 0,
     dev: str | None = None,
+    preferences: Preferences | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it to `out`, a folder that plain sentence-transformers loads.
@@ -61,6 +63,7 @@ def train(
         options: of the loop.
         seed: of order, draws and dropout.
         dev: the split that `options.evaluate_every` measures on.
+        preferences: what a teacher that compares says of the candidates.
         extra: what else the manifest says.
 
     Returns:
@@ -85,11 +88,22 @@ def train(
         batch_size=options.batch_size,
         seed=seed,
         batches=options.batches,
+        preferences=preferences,
     )
     parts = cast("Sequence[Loss]", losses)
     learner = cast("Student", student)
     check(learner, parts, lists)
-    asked = describe(student, losses, candidates, collection, teacher=teacher, options=options, seed=seed, dev=dev)
+    asked = describe(
+        student,
+        losses,
+        candidates,
+        collection,
+        teacher=teacher,
+        options=options,
+        seed=seed,
+        dev=dev,
+        preferences=preferences,
+    )
     device = device_of(None)
     measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
     workers = Workers.start(device)
@@ -139,6 +153,7 @@ def describe(
     options: TrainOptions,
     seed: int,
     dev: str | None = None,
+    preferences: Preferences | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the trained weights; how often they are saved and who is told do not.
 
@@ -150,6 +165,7 @@ def describe(
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
         "teacher": None if teacher is None else hashlib.sha256(teacher.tobytes()).hexdigest(),
+        **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,
         "seed": seed,
         **({"dev": [dev, digest_of(collection.qrels(dev))]} if dev and options.evaluate_every else {}),

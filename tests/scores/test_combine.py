@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from retrodistill.errors import InputError
 from retrodistill.registry import build
-from retrodistill.scores.combine import COMBINATIONS, Mean, default_combination
+from retrodistill.scores.combine import COMBINATIONS, Agreed, Mean, Median, default_combination
 
 NAN = float("nan")
 # Two queries: three rows and two.
@@ -176,3 +176,44 @@ def test_from_a_recipe():
     assert COMBINATIONS["mean"] is Mean
     assert build("combination", {"kind": "mean", "weights": [1, 2]}) == Mean(weights=(1, 2))
     assert build("combination", "mean:rank") == Mean(normalise="rank")
+
+
+# Other ways than the mean
+
+
+def test_reciprocal_rank_is_that_of_the_rank_from_one():
+    scores = np.array([[3.0, 1.0, 2.0, np.nan], [5.0, 5.0, 1.0, 0.0]], dtype=np.float32)
+    found = Mean(normalise="reciprocal_rank")(scores, np.array([0, 4]))
+    expected = [(1 / 61 + 1 / 61.5) / 2, (1 / 63 + 1 / 61.5) / 2, (1 / 62 + 1 / 63) / 2, 1 / 64]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(Mean(normalise="reciprocal_rank")(np.ones((1, 1)), np.array([0, 1])), [1 / 61])
+
+
+def test_a_teachers_zscore_is_over_all_queries():
+    scores = np.array([[1.0, 2.0, 10.0, 11.0]])
+    found = Mean(normalise="teacher_zscore")(scores, np.array([0, 2, 4]))
+    np.testing.assert_allclose(found, (scores[0] - 6) / scores[0].std(), rtol=1e-6)
+    assert not Mean(normalise="teacher_zscore")(np.full((1, 3), 7.0), np.array([0, 3])).any()
+
+
+def test_temperatures_are_divided_by_first():
+    scores = np.array([[2.0, 4.0], [10.0, 30.0]])
+    found = Mean(normalise="none", temperatures=(2, 10))(scores, np.array([0, 2]))
+    np.testing.assert_allclose(found, [1.0, 2.5])
+    with pytest.raises(InputError, match="temperatures: got 1 temperatures for 2 teachers"):
+        Mean(temperatures=(1,))(scores, np.array([0, 2]))
+
+
+def test_the_median_does_not_move_for_one_that_is_far_off():
+    scores = np.array([[1.0, 5.0, np.nan], [2.0, np.nan, np.nan], [900.0, 6.0, np.nan]])
+    found = Median(normalise="none")(scores, np.array([0, 3]))
+    np.testing.assert_allclose(found, [2, 5.5, np.nan])
+
+
+def test_what_teachers_disagree_about_most_is_left_out():
+    scores = np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [0.1, 1.0, 2.1, 3.0, -4.0]])
+    found = Agreed(normalise="none", quantile=0.8)(scores, np.array([0, 5]))
+    np.testing.assert_allclose(found, [0.05, 1, 2.05, 3, np.nan])
+    alone = np.array([[0.0, 1.0, np.nan], [np.nan, np.nan, 5.0]])
+    np.testing.assert_allclose(Agreed(normalise="none")(alone, np.array([0, 3])), [0, 1, 5])  # nobody to disagree with
+    np.testing.assert_allclose(Agreed(quantile=1.0)(scores, np.array([0, 5])), Mean()(scores, np.array([0, 5])))

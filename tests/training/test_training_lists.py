@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_over, read, teacher_over
 
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
+from retrodistill.scores.preferences import Preferences
 from retrodistill.training.lists import Batch, Lists
 
 
@@ -246,3 +248,40 @@ def test_topics_put_queries_with_common_candidates_together_each_once_an_epoch()
         together = [{str(query).partition("-")[0] for query in batch.queries} for batch in batches]
         assert sum(len(found) == 1 for found in together) >= 12  # by chance 4 of 16
         assert len(set.union(*together[:8])) > 1  # topics take turns
+
+
+def test_a_batch_has_the_comparisons_of_the_documents_that_are_in_it():
+    lists = lists_of({"a": [Listed(f"x{n}") for n in range(4)], "b": [Listed("x0"), Listed("y")]}, documents=3)
+    nan = np.nan
+    of_a = np.array([[nan, 0.9, nan, nan], [0.1, nan, 0.6, nan], [nan, 0.4, nan, 0.7], [nan, nan, 0.3, nan]])
+    of_b = np.array([[nan, 0.2], [0.8, nan]])
+    lists.preferences = Preferences.of([of_a, of_b], [0, 4])
+    for number in range(6):
+        batch = read(lists, number)
+        for row, query in enumerate(batch.queries):
+            names = [str(doc).removeprefix("text of ") for doc in batch.documents]
+            for i, first in enumerate(names):
+                for j, second in enumerate(names):
+                    both_own = batch.own[row, i] and batch.own[row, j]
+                    matrix = of_a if query == "text of a" else of_b
+                    ids = ["x0", "x1", "x2", "x3"] if query == "text of a" else ["x0", "y"]
+                    value = matrix[ids.index(first), ids.index(second)] if both_own else nan
+                    np.testing.assert_allclose(batch.preferences[row, i, j], value, rtol=1e-6)
+        (only, *_) = lists.batch(number).split(np.array([9, 9]), 1)
+        assert only.preferences.shape == (1, only.own.shape[1], only.own.shape[1])
+
+
+def test_a_student_learns_what_a_teacher_that_compares_prefers():
+    from retrodistill.registry import build
+    from retrodistill.training.objective import score_batch
+
+    lists = lists_of({"a": [Listed("x"), Listed("y")]}, documents=2)
+    lists.preferences = Preferences.of([np.array([[np.nan, 0.8], [0.2, np.nan]])], [0])
+    student = torch.zeros((1, 2), requires_grad=True)
+    batch = score_batch(lists.batch(0), student)
+    loss = build("loss", "preference")(batch)
+    # KL between a coin of .8 and a fair one, in either order
+    assert loss.item() == pytest.approx(0.8 * np.log(1.6) + 0.2 * np.log(0.4), rel=1e-5)
+    loss.backward()
+    better = [lists.collection.corpus.texts([lists.batch(0).documents[0]])[0]] == ["text of x"]
+    assert (student.grad[0, 0] < 0) == better

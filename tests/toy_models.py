@@ -1,7 +1,7 @@
 """Language models and teachers whose answers can be worked out by hand, and counted."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class ByLength(Comparing):
 
 class Longer:
     pairs_a_part = 3
-    asked: list[tuple[str, str, str]] = []
+    asked: ClassVar[list[tuple[str, str, str]]] = []
 
     def __init__(self, options, collection):
         self.options, self.collection = options, collection
@@ -135,7 +135,7 @@ class Alphabet(Ordering):
 
 class Spelling:
     pairs_a_part = 2
-    asked: list[Any] = []
+    asked: ClassVar[list[Any]] = []
 
     def __init__(self, options, collection):
         self.options, self.collection = options, collection
