@@ -44,7 +44,7 @@ def run(recipe: Recipe) -> dict[str, Evaluation]:
 
     workers = Workers.start(device_of(None))
     with workers.first():
-        walk = _Walk(recipe)
+        walk = Walk(recipe)
         walk.begin()
     candidates: dict[str, Candidates] = {}
     for stage in walk.stages:
@@ -57,7 +57,7 @@ def run(recipe: Recipe) -> dict[str, Evaluation]:
         return walk.measure()
 
 
-class _Walk:
+class Walk:
     """One walk down the road of one recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -76,6 +76,7 @@ class _Walk:
         write_text(self.folder / "recipe.yaml", self.recipe.dump())
 
     def mine(self, stage: Stage) -> Candidates:
+        """The candidates of a round, mined now or before."""
         data, options = self.recipe.data, stage.mine
         folder = stage.folder / "mine"
         inputs = {
@@ -107,6 +108,7 @@ class _Walk:
         return Candidates.read(folder / "candidates.parquet")
 
     def score(self, stage: Stage, candidates: Candidates) -> None:
+        """Have a round's teachers judge what the store has not."""
         teachers = stage.score.teachers
         if not teachers:
             return
@@ -122,6 +124,7 @@ class _Walk:
         write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **circumstances()})
 
     def train(self, stage: Stage, name: str, candidates: Candidates) -> None:
+        """Train one student of a round, unless it was."""
         from retrodistill.training.train import describe, train
 
         score, options = stage.score, stage.students[name]
@@ -165,7 +168,7 @@ class _Walk:
         options, stages = self.recipe.evaluate, self.stages
         if options.before:
             for name, train in stages[0].students.items():
-                before = self._system_of(stages[0], train, self._before(stages[0], name))
+                before = self.system_of(stages[0], train, self.before(stages[0], name))
                 title = "student before" if name == "student" else f"{name} before"
                 yield f"before{_suffix(name)}", (self._identity(before), partial(self._evaluate, title, before))
         for stage, name, key in self._after():
@@ -194,7 +197,7 @@ class _Walk:
         """A student through its index; one that reads pairs re-ranks what the sources find."""
         train = stage.students[name]
         if cast(Any, train.student).emits == "pairs":
-            system = self._system_of(stage, train, str(stage.place("train", name)))
+            system = self.system_of(stage, train, str(stage.place("train", name)))
             return self._identity(system), partial(self._evaluate, title, system)
         run, details = self._search(stage, name, train)
         return digest_of(run), partial(self._measured, title, run, details)
@@ -294,7 +297,7 @@ class _Walk:
             metrics=self.recipe.evaluate.metrics,
         )
 
-    def _system_of(self, stage: Stage, train: Train, model: str) -> Part:
+    def system_of(self, stage: Stage, train: Train, model: str) -> Part:
         """What finds documents by a student: the student itself, or a cross-encoder over the mining's sources."""
         if cast(Any, train.student).emits != "pairs":
             return self._encoding(model)
@@ -305,7 +308,7 @@ class _Walk:
         """A model as a retriever that encodes in the asked precision."""
         return build("retriever", {**steps.retriever_spec(model), "precision": self.recipe.evaluate.precision})
 
-    def _before(self, stage: Stage, name: str) -> str:
+    def before(self, stage: Stage, name: str) -> str:
         """The student as it was before training, cut and all, as a model of its own."""
         student, folder = cast(Any, stage.students[name].student), stage.place("before", name)
         if not made_of(folder, student.identity):

@@ -157,9 +157,7 @@ def evaluate_teacher(
     if scores is None:
         raise InputError("there is no teacher to evaluate; name one in score.teachers")
     run: Run = {query: {} for query in collection.query_ids(split)}
-    for query, doc, score in zip(candidates.query_ids, candidates.doc_ids, scores, strict=True):
-        if not np.isnan(score):
-            run[query][doc] = float(score)
+    run.update(run_of(candidates, scores))
     return protocol.evaluate_run(
         run,
         collection.qrels(split),
@@ -177,6 +175,15 @@ def evaluate_teacher(
             **_speed_of(teachers, collection),
         },
     )
+
+
+def run_of(candidates: Candidates, scores: np.ndarray) -> Run:
+    """Candidates as results, those without a score left out."""
+    run: Run = {query: {} for query in candidates.queries}
+    for query, doc, score in zip(candidates.query_ids, candidates.doc_ids, scores, strict=True):
+        if not np.isnan(score):
+            run[query][doc] = float(score)
+    return run
 
 
 def _speed_of(teachers: Sequence[Part], collection: Collection) -> dict[str, Any]:

@@ -25,6 +25,7 @@ FLOORS = [
     {"sections", "steps"},
     {"recipe"},
     {"pipeline"},
+    {"audit"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip

@@ -65,6 +65,7 @@ for verb in (
     stops.search,
     results.evaluate,
     results.report,
+    recipes.audit,
     recipes.validate,
     recipes.ls,
 ):

@@ -1,4 +1,4 @@
-"""Verbs on recipes: run, validate, ls."""
+"""Verbs on recipes: run, audit, validate, ls."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
             collection.qrels(split)
     click.echo(loaded.dump(), nl=False)
     click.echo(f"{recipe}: no mistake found", err=True)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--queries", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many.")
+@options.settings
+def audit(recipe: Path, queries: int, settings: tuple[str, ...]) -> None:
+    """Ask whether RECIPE's teachers know more than its students and sources, before anything is trained.
+
+    \b
+    Example:
+      retrodistill audit recipes/scifact.yaml data.path=DIR
+    """
+    from retrodistill import audit as audits
+    from retrodistill import recipe as recipes
+
+    click.echo(audits.audit(recipes.load(recipe, settings), queries).table())
 
 
 @click.command()

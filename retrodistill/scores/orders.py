@@ -65,6 +65,10 @@ class Orders:
         """The order of a window of texts; None where nobody was asked."""
         return self._known.get(_key(query, shown).tobytes())
 
+    def all(self) -> list[Order]:
+        """Every order, in that of writing."""
+        return list(self._known.values())
+
     def append(self, windows: Sequence[tuple[str, Sequence[str]]], found: Sequence[Order]) -> None:
         """Write orders of windows, each (query, texts shown), as one part."""
         if not found:

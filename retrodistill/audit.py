@@ -1,0 +1,124 @@
+"""Before anything is trained: does the teacher know more than its student, and than the first stage?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from retrodistill import console, steps
+from retrodistill.candidates import Candidates
+from retrodistill.collections import Collection
+from retrodistill.errors import InputError
+from retrodistill.evaluation.metrics import measure, parse_metrics
+from retrodistill.mining.mine import mine
+from retrodistill.pipeline import Walk
+from retrodistill.recipe import Recipe
+from retrodistill.registry import Part
+from retrodistill.teachers import judging
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What each system makes of the same candidates.
+
+    Attributes:
+        split: whose labels count.
+        queries: how many of its queries were looked at.
+        rows: (system, its part in the recipe, nDCG@10).
+        warnings: what speaks against training so.
+    """
+
+    split: str
+    queries: int
+    rows: list[tuple[str, str, float]]
+    warnings: list[str]
+
+    def table(self) -> str:
+        """For the person who decides."""
+        rows = [[name, part, f"{value:.4f}"] for name, part, value in self.rows]
+        header = [f"{self.queries} queries of {self.split}", "part", "nDCG@10"]
+        return "\n".join([console.markdown_table(header, rows, numbers=False), *self.warnings])
+
+
+def audit(recipe: Recipe, limit: int = 200) -> Audit:
+    """Hold teachers, students and sources of a recipe's first round against the labels, on the same candidates.
+
+    The candidates are what the sources find for labelled queries of dev, or of train where there is no dev; no labelled
+    document is added. What teachers judge goes into the store, as in any other judging.
+
+    Args:
+        recipe: what is to be run.
+        limit: queries at most, the first of the split.
+
+    Raises:
+        InputError: there is no teacher, or no labelled query.
+    """
+    walk = Walk(recipe)
+    stage = walk.stages[0]
+    if not stage.score.teachers:
+        raise InputError("there is no teacher to audit; name one in score.teachers")
+    split = recipe.data.measured_on or recipe.data.train
+    collection = _only(walk.collection, split, limit)
+    sources, teachers = stage.mine.sources, stage.score.teachers
+    candidates, _ = mine(collection, _SPLIT, sources, depth=stage.mine.depth, positives=False)
+    for judged in judging.judge(candidates, collection, teachers, walk.store):
+        console.say(str(judged))
+    rows = [(source.label, "source", _found(source, collection)) for source in sources]
+    for teacher in teachers:
+        scores = steps.teacher_scores(candidates, collection, [teacher], walk.store)
+        rows.append((teacher.label, "teacher", _ndcg(candidates, scores, collection)))
+    best = rows[-1][2]
+    if len(teachers) > 1:
+        together = steps.teacher_scores(candidates, collection, teachers, walk.store, stage.score.combine)
+        best = _ndcg(candidates, together, collection)
+        rows.append(("all of them", "teacher", best))
+    warnings = []
+    for name, train in stage.students.items():
+        if cast(Any, train.student).emits == "pairs":
+            continue  # a fresh cross-encoder knows nothing yet
+        student = walk.system_of(stage, train, walk.before(stage, name))
+        scores = _scores_of(student, candidates, collection)
+        rows.append((f"{name} before training", "student", _ndcg(candidates, scores, collection)))
+        if best <= rows[-1][2]:
+            warnings.append(
+                f"WARNING: THE TEACHER ({best:.4f}) IS NO BETTER THAN {name.upper()} BEFORE TRAINING "
+                f"({rows[-1][2]:.4f}); THERE IS NOTHING TO LEARN FROM IT ON THIS COLLECTION"
+            )
+    first = max(value for _, part, value in rows if part == "source")
+    if best <= first:
+        warnings.append(
+            f"WARNING: THE TEACHER ({best:.4f}) IS NO BETTER THAN THE BEST SOURCE ALONE ({first:.4f}); "
+            "IT REORDERS WHAT WAS IN ORDER"
+        )
+    return Audit(split, len(collection.query_ids(_SPLIT)), rows, warnings)
+
+
+_SPLIT = "audited"
+
+
+def _only(collection: Collection, split: str, limit: int) -> Collection:
+    """The collection with the first labelled queries of a split as a split of their own."""
+    qrels = collection.qrels(split)
+    labelled = [query for query in collection.query_ids(split) if any(grade > 0 for grade in qrels[query].values())]
+    if not labelled:
+        raise InputError(f"no query of {split!r} has a relevant document; an audit needs labels")
+    chosen = {query: qrels[query] for query in labelled[:limit]}
+    return Collection(collection.name, collection.corpus, collection.queries, {_SPLIT: chosen})
+
+
+def _found(source: Part, collection: Collection) -> float:
+    evaluation, _ = steps.evaluate(source, collection, _SPLIT, metrics=["nDCG@10"])
+    return evaluation.metrics["nDCG@10"]
+
+
+def _scores_of(student: Part, candidates: Candidates, collection: Collection) -> np.ndarray:
+    return cast(np.ndarray, cast(Any, student).open(collection).score(candidates.query_ids, candidates.doc_ids))
+
+
+def _ndcg(candidates: Candidates, scores: np.ndarray | None, collection: Collection) -> float:
+    run = {} if scores is None else steps.run_of(candidates, scores)
+    qrels = collection.qrels(_SPLIT)
+    measured = measure({query: run.get(query, {}) for query in qrels}, qrels, parse_metrics(["nDCG@10"]))
+    return float(np.mean(list(measured["nDCG@10"].values())))
