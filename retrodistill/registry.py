@@ -34,6 +34,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "loss": ("retrodistill.losses", "LOSSES"),
     "student": ("retrodistill.students", "STUDENTS"),
     "index": ("retrodistill.indexing", "INDEXES"),
+    "format": ("retrodistill.formats", "FORMATS"),
     "language_model": ("retrodistill.language", "LANGUAGE_MODELS"),
 }
 

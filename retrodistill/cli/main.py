@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from retrodistill.cli import queries, recipes, results, stops
+from retrodistill.cli import exchange, queries, recipes, results, scores, stops
 from retrodistill.errors import InputError
 
 
@@ -66,6 +66,9 @@ for verb in (
     results.evaluate,
     results.report,
     recipes.audit,
+    scores.store,
+    exchange.import_,
+    exchange.export,
     recipes.validate,
     recipes.ls,
 ):

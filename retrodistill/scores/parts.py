@@ -33,17 +33,29 @@ def of(folder: Path, prefix: str) -> list[Path]:
     return sorted(folder.glob(f"{prefix}-*.parquet"))
 
 
-def add(folder: Path, prefix: str, write: Callable[[Path], None]) -> Path:
-    """Have a part written, and show it when it is whole."""
+def stamp_of(path: Path) -> int:
+    """The time in a part's name, in nanoseconds."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1], 16) if match else 0
+
+
+def add(folder: Path, prefix: str, write: Callable[[Path], None], stamp: int | None = None) -> Path:
+    """Have a part written, and show it when it is whole.
+
+    Args:
+        folder: of the teacher.
+        prefix: what kind of part it is.
+        write: writes the file.
+        stamp: the time it stands for; now where None.
+    """
     # The name needs the digest of what is written, so the part waits, whole and synced, under a name nobody reads.
     waiting = folder / f".{prefix}-{uuid.uuid4().hex}"
     with files.atomic_file(waiting) as temporary:
         write(temporary)
         digest = files.digest_of_file(temporary)[:16]
-    # A clock that was set back must not put this part before one that is already there.
-    names = [_NAME.fullmatch(path.name) for path in of(folder, prefix)]
-    newest = max((int(match[1], 16) for match in names if match), default=0)
-    stamp = max(time.time_ns(), newest + 1)
+    if stamp is None:
+        # A clock that was set back must not put this part before one that is already there.
+        stamp = max(time.time_ns(), 1 + max(map(stamp_of, of(folder, prefix)), default=0))
     return waiting.rename(folder / f"{prefix}-{stamp:016x}-{digest}.parquet")
 
 

@@ -72,7 +72,7 @@ class ScoreStore:
         return orders.Orders(table.folder, table.claim)
 
     def teachers(self) -> list[dict[str, Any]]:
-        """Describe every teacher in the store, in the order of fingerprints: identity, fingerprint, rows, bytes.
+        """Describe every teacher in the store, by fingerprint: identity, fingerprint, rows, orders, parts, bytes.
 
         Rows are counted from the parts' footers, those of unreadable parts left out; bytes are those of all parts.
         """
@@ -81,15 +81,17 @@ class ScoreStore:
                 "identity": _read_identity(folder / _IDENTITY),
                 "fingerprint": folder.name,
                 "rows": sum(_rows(part) for part in _parts(folder)),
-                "bytes": sum(part.stat().st_size for part in _parts(folder)),
+                "orders": sum(_rows(part) for part in parts.of(folder, orders.PREFIX)),
+                "parts": len(list(folder.glob(_PARTS))),
+                "bytes": sum(part.stat().st_size for part in folder.glob(_PARTS)),
             }
-            for folder in self._folders()
+            for folder in self.folders()
         ]
 
     def verify(self) -> list[str]:
         """Read everything and name what is damaged and why, a line a file; empty where all is well."""
         found: list[str] = []
-        for folder in self._folders():
+        for folder in self.folders():
             try:
                 if fingerprint(_read_identity(folder / _IDENTITY)) != folder.name:
                     found.append(f"{folder / _IDENTITY}: the identity is not that of the folder's name; it was edited")
@@ -97,7 +99,7 @@ class ScoreStore:
                 found.append(str(error))
             for part in _parts(folder):
                 try:
-                    _read_part(part)
+                    read_part(part)
                 except parts.DamagedError as error:
                     found.append(f"{part}: {error}")
             for part in parts.of(folder, orders.PREFIX):
@@ -107,7 +109,8 @@ class ScoreStore:
                     found.append(f"{part}: {error}")
         return found
 
-    def _folders(self) -> list[Path]:
+    def folders(self) -> list[Path]:
+        """The folder of every teacher."""
         # A writer killed before its first file leaves an empty folder, which is nobody's.
         return sorted({file.parent for name in (_IDENTITY, _PARTS) for file in self.root.glob(f"*/{name}")})
 
@@ -124,6 +127,7 @@ class TeacherScores:
         self.fingerprint = folder.name
         self._index = PairIndex()
         self._damaged: set[str] = set()
+        self._vanished = False
         self._stale = True
 
     def __len__(self) -> int:
@@ -175,7 +179,7 @@ class TeacherScores:
         if not len(values):
             return
         self.claim()
-        parts.add(self.folder, "part", lambda path: _write_part(path, [*queries.T, *documents.T, values]))
+        parts.add(self.folder, "part", lambda path: write_part(path, [*queries.T, *documents.T, values]))
         self._stale = True
 
     def claim(self) -> None:
@@ -193,7 +197,10 @@ class TeacherScores:
             # Where another writer's part is older than one in the index, what stands after it is read again: the
             # first written counts, whoever saw it first.
             again = self._index.drop_from(fresh[0])
+            self._vanished = False
             self._index.add(self._loaded(sorted([*fresh, *again])))
+            if self._vanished:
+                self.refresh()
         self._stale = False
 
     def _catch_up(self) -> None:
@@ -206,8 +213,11 @@ class TeacherScores:
     def _loaded(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for name in names:
             try:
-                keys, scores = _read_part(self.folder / name)
+                keys, scores = read_part(self.folder / name)
             except parts.DamagedError as error:
+                if not (self.folder / name).exists():
+                    self._vanished = True  # joined with others by `compact` since we looked
+                    continue
                 self._damaged.add(name)
                 console.say(
                     f"warning: {self.folder / name} is damaged ({error}) and its scores are left out; "
@@ -230,7 +240,7 @@ def _parts(folder: Path) -> list[Path]:
     return parts.of(folder, "part")
 
 
-def _write_part(path: Path, columns: list[np.ndarray]) -> None:
+def write_part(path: Path, columns: list[np.ndarray]) -> None:
     """Parquet: query halves as runs of dictionary entries, the rest, which nothing can compress, as it stands."""
     with pq.ParquetWriter(
         path, _SCHEMA, compression="none", use_dictionary=["q_hi", "q_lo"], write_statistics=False
@@ -240,7 +250,7 @@ def _write_part(path: Path, columns: list[np.ndarray]) -> None:
             writer.write_table(pa.table(batch, schema=_SCHEMA))
 
 
-def _read_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Keys (n, 4) and scores (n,) of a part, once its bytes are known to be those that were written."""
     return parts.read(path, _decoded)
 
@@ -267,6 +277,15 @@ def _rows(path: Path) -> int:
         return pq.read_metadata(path).num_rows
     except (OSError, pa.ArrowException):
         return 0
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What decides the scores in a teacher's folder.
+
+    Raises:
+        InputError: its teacher.json is missing or broken.
+    """
+    return _read_identity(folder / _IDENTITY)
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

@@ -219,9 +219,9 @@ def test_a_server_that_is_not_there_is_told_at_once():
 
 
 def test_a_server_that_answers_nothing_is_left_after_a_few():
-    with ChaosServer(lambda prompt, attempt: "400") as server:
-        with pytest.raises(InputError, match=r"status 400 \(no\).*no request was answered"):
-            opened(server).choices(chats(100), ["Yes", "No"])
+    refused = pytest.raises(InputError, match=r"status 400 \(no\).*no request was answered")
+    with ChaosServer(lambda prompt, attempt: "400") as server, refused:
+        opened(server).choices(chats(100), ["Yes", "No"])
     assert server.asked.total() <= 30
 
 

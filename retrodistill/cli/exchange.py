@@ -1,0 +1,77 @@
+"""Verbs that read and write other tools' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from retrodistill.cli import options
+
+
+@click.command("import")
+@click.argument("form", metavar="FORMAT")
+@click.argument("file", type=click.Path(path_type=Path))
+@options.data
+@options.store
+@options.out("The candidates, a Parquet file.")
+def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
+    """Read judged lists of another tool: candidates, and its scores into the score store.
+
+    FORMAT is one of `retrodistill ls format`. Recipes and `train` name the scores as
+    {kind: imported, path: FILE, format: FORMAT}.
+
+    \b
+    Example:
+      retrodistill import colbert examples.jsonl --data DIR --out candidates.parquet --store scores/
+    """
+    import numpy as np
+
+    from retrodistill.collections import open_collection
+    from retrodistill.formats.exchange import imported
+    from retrodistill.recipe import part
+    from retrodistill.scores.store import ScoreStore
+    from retrodistill.teachers import judging
+
+    layout, collection = part("format", form), open_collection(data)
+    candidates, scores, repeated = imported(layout, file, collection)
+    candidates.write(out)
+    click.echo(f"{out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
+    if repeated:
+        click.echo(f"{repeated:,} documents stood in a query's list again; their first score counts")
+    if not np.isnan(scores).all():
+        teacher = part("teacher", {"kind": "imported", "path": str(file), "format": layout.kind})
+        (judged,) = judging.judge(candidates, collection, [teacher], ScoreStore(store))
+        click.echo(f"{int((~np.isnan(scores)).sum()):,} scores (store {store}, fingerprint {judged.fingerprint})")
+
+
+@click.command()
+@click.argument("form", metavar="FORMAT")
+@click.argument("candidates", type=click.Path(path_type=Path))
+@options.data
+@click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to write; as given to `score`.")
+@click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
+@options.store
+@options.out("The file.")
+def export(
+    form: str, candidates: Path, data: str, teachers: tuple[str, ...], combine: str | None, store: Path, out: Path
+) -> None:
+    """Write CANDIDATES and their stored scores as another tool reads them.
+
+    \b
+    Example:
+      retrodistill export flagembedding candidates.parquet --data DIR --teacher cross_encoder:MODEL --out train.jsonl
+    """
+    from retrodistill import steps
+    from retrodistill.candidates import Candidates
+    from retrodistill.collections import open_collection
+    from retrodistill.formats.exchange import lists_of
+    from retrodistill.recipe import part
+    from retrodistill.scores.store import ScoreStore
+
+    layout, rule = part("format", form), part("combination", combine) if combine else None
+    judges = [part("teacher", teacher) for teacher in teachers]
+    found, collection = Candidates.read(candidates), open_collection(data)
+    scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
+    written = layout.write(lists_of(layout, found, scores, collection), out)
+    click.echo(f"{out}: {written:,} lines")

@@ -1,0 +1,91 @@
+"""Verbs on the score store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from retrodistill.cli import options
+from retrodistill.console import markdown_table
+
+
+@click.group()
+def store() -> None:
+    """Look into the score store, find damage, make its files few, hold teachers against each other."""
+
+
+@store.command()
+@options.store
+def info(store: Path) -> None:
+    """Whose judgements the store has, how many, and how large they are."""
+    from retrodistill.scores.store import ScoreStore
+
+    rows = [
+        [
+            found["fingerprint"],
+            str(found["identity"].get("kind", "?")),
+            f"{found['rows']:,}",
+            f"{found['orders']:,}",
+            f"{found['parts']:,}",
+            f"{found['bytes'] / 1e6:,.1f}",
+        ]
+        for found in ScoreStore(store).teachers()
+    ]
+    click.echo(markdown_table(["teacher", "kind", "scores", "orders", "parts", "MB"], rows))
+
+
+@store.command()
+@options.store
+def verify(store: Path) -> None:
+    """Read everything and name what is damaged; the exit status says whether anything is."""
+    from retrodistill.scores.store import ScoreStore
+
+    damaged = ScoreStore(store).verify()
+    for line in damaged:
+        click.echo(line)
+    click.echo(f"{len(damaged)} damaged" if damaged else "all is well")
+    if damaged:
+        sys.exit(1)
+
+
+@store.command()
+@options.store
+def compact(store: Path) -> None:
+    """Make few parts of many. Others may read and write meanwhile; killed, nothing is lost."""
+    from retrodistill.scores.compact import compact as compacted
+    from retrodistill.scores.store import ScoreStore
+
+    for fingerprint, before, after in compacted(ScoreStore(store)):
+        click.echo(f"{fingerprint}: {before:,} parts -> {after:,}")
+
+
+@store.command()
+@click.argument("first")
+@click.argument("second")
+@options.store
+@click.option("--other", type=click.Path(path_type=Path), help="The store that the second teacher is in.")
+def diff(first: str, second: str, store: Path, other: Path | None) -> None:
+    """Hold the scores of two teachers, by fingerprint, against each other.
+
+    \b
+    Example:
+      retrodistill store diff 0f3a9b2c11d4e5f6 a7c7120be9931d02 --store scores/
+    """
+    from retrodistill.scores.compact import compare
+    from retrodistill.scores.store import ScoreStore
+
+    found = compare(ScoreStore(store), first, ScoreStore(other or store), second)
+    for line in found.differences:
+        click.echo(line)
+    rows = [
+        ["pairs of the first alone", f"{found.first_only:,}"],
+        ["pairs of the second alone", f"{found.second_only:,}"],
+        ["pairs of both", f"{found.both:,}"],
+        ["equal scores", f"{found.equal:,}"],
+        ["Pearson's r", f"{found.pearson:.4f}"],
+        ["Kendall's tau, mean of queries", f"{found.tau:.4f}"],
+        ["largest difference", f"{found.largest:.4g}"],
+    ]
+    click.echo(markdown_table(["scores", ""], rows))

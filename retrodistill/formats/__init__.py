@@ -1,0 +1,1 @@
+"""Formats: judged lists as other tools write and read them."""
