@@ -44,14 +44,20 @@ class ColBERT(Format):
         return Listed(str(item), None, label)
 
     def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """A line for each positive, its negatives behind it; ids that are whole numbers are written as such."""
+        """A line for each positive, its negatives behind it; ids that are whole numbers are written as such.
+
+        Behind a positive with a score stand those that have one, behind one without all of them, as bare pids.
+        """
 
         def found() -> Iterator[str]:
             for query, documents in lists:
                 rest = [doc for doc in documents if not doc.label]
                 for positive in (doc for doc in documents if doc.label):
-                    row = [[_as_id(doc.document), doc.score] for doc in (positive, *rest)]
-                    yield dumped([_as_id(query), *(pair if pair[1] is not None else pair[0] for pair in row)])
+                    row: list[Any] = [_as_id(doc.document) for doc in (positive, *rest)]
+                    if positive.score is not None:
+                        scored = [doc for doc in (positive, *rest) if doc.score is not None]
+                        row = [[_as_id(doc.document), doc.score] for doc in scored]
+                    yield dumped([_as_id(query), *row])
 
         return write_lines(path, found())
 
@@ -108,8 +114,10 @@ class HardNegatives(Format):
             systems = [field(found, system, list, where) for system in found]
             positives = [self._listed(item, 1, where) for item in field(row, "pos", list, where)]
             negatives = [self._listed(item, 0, where) for system in systems for item in system]
-            once = {doc.document: doc for doc in reversed([*positives, *negatives])}
-            yield JudgedList(str(field(row, "qid", object, where)), tuple(reversed(once.values())))
+            once: dict[str, Listed] = {}
+            for doc in (*positives, *negatives):
+                once.setdefault(doc.document, doc)
+            yield JudgedList(str(field(row, "qid", object, where)), tuple(once.values()))
 
     @staticmethod
     def _listed(item: Any, label: int, where: str) -> Listed:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ImportedScores(Teacher):
     """The scores in a file of judged lists, such as ColBERT's n-way lists or Margin-MSE triples.
 
-    A pair that the file does not score is not judged. Once read into the store, the file may go.
+    A pair that the file does not score is not judged. Keep the file: what is in it tells these scores from others'.
     """
 
     argument: ClassVar[str | None] = "path"
