@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import Evaluation
 from retrodistill.evaluation.report import markdown, write_report
 from retrodistill.files import atomic_folder, digest_of, write_json, write_text
+from retrodistill.folds import FOLDS, Folds, place_of
 from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
 from retrodistill.mining.mine import mine
 from retrodistill.querying import make_queries
@@ -124,10 +126,34 @@ class Walk:
         write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **circumstances()})
 
     def train(self, stage: Stage, name: str, candidates: Candidates) -> None:
-        """Train one student of a round, unless it was."""
+        """Train one student of a round, or the models of its folds, unless it was."""
+        from retrodistill.training.workers import Workers
+
+        options, folder, said = stage.students[name], stage.place("train", name), _named("train", stage, name)
+        with Workers.start(device_of(None)).first():
+            folds = self._folds(options, folder)
+        if folds is None:
+            self._train(stage, options, candidates, folder, said)
+            return
+        for fold in range(folds.count):
+            chosen = candidates.select(folds.unseen(fold, self.collection, candidates.queries))
+            self._train(stage, options, chosen, place_of(folder, fold), f"{said} fold {fold}")
+
+    def _folds(self, options: Train, folder: Path) -> Folds | None:
+        """Who is in which fold, kept beside the models; what another recipe left in the folder goes."""
+        if (folder / (MANIFEST if options.folds else FOLDS)).exists():
+            shutil.rmtree(folder)
+        if not options.folds:
+            return None
+        folds = Folds.of(self.collection, self.recipe.data.train, options.folds)
+        folder.mkdir(parents=True, exist_ok=True)
+        folds.write(folder)
+        return folds
+
+    def _train(self, stage: Stage, options: Train, candidates: Candidates, folder: Path, said: str) -> None:
         from retrodistill.training.train import describe, train
 
-        score, options = stage.score, stage.students[name]
+        score = stage.score
         arguments: dict[str, Any] = {
             "teacher": steps.teacher_scores(candidates, self.collection, score.teachers, self.store, score.combine),
             "options": options.options,
@@ -135,11 +161,10 @@ class Walk:
             "dev": self.recipe.data.measured_on,
             "preferences": steps.teacher_preferences(candidates, self.collection, score.teachers, self.store),
         }
-        folder = stage.place("train", name)
         inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)
-        if unchanged(_named("train", stage, name), folder, inputs):
+        if unchanged(said, folder, inputs):
             return
-        say(_named("train", stage, name), f"{options.student.label}, {_labels(options.losses)}")
+        say(said, f"{options.student.label}, {_labels(options.losses)}")
         facts = {
             "recipe": self.recipe.name,
             "teachers": [teacher.label for teacher in score.teachers],
@@ -167,8 +192,9 @@ class Walk:
         """Every system by name: what decides its numbers, and what measures it."""
         options, stages = self.recipe.evaluate, self.stages
         if options.before:
-            for name, train in stages[0].students.items():
-                before = self.system_of(stages[0], train, self.before(stages[0], name))
+            first = next(stage for stage in stages if _searched(stage))
+            for name, train in _searched(first).items():
+                before = self.system_of(first, train, self.before(first, name))
                 title = "student before" if name == "student" else f"{name} before"
                 yield f"before{_suffix(name)}", (self._identity(before), partial(self._evaluate, title, before))
         for stage, name, key in self._after():
@@ -182,7 +208,7 @@ class Walk:
     def _after(self) -> Iterator[tuple[Stage, str, str]]:
         """Every trained student: its round, its name there, and its name among the evaluations."""
         for stage in self.stages:
-            for name in stage.students:
+            for name in _searched(stage):
                 yield stage, name, name if stage is self.stages[-1] else f"{stage.name}{_suffix(name)}"
 
     def _describe(self, stage: Stage, name: str, evaluation: Evaluation) -> None:
@@ -327,6 +353,11 @@ def opened(recipe: Recipe) -> Collection:
     if data.queries:
         collection = collection.with_queries(make_queries(data.queries, collection, recipe.seed), data.train)
     return collection
+
+
+def _searched(stage: Stage) -> dict[str, Train]:
+    """The students of a round that are one model each; those of folds only teach."""
+    return {name: train for name, train in stage.students.items() if not train.folds}
 
 
 def _labels(parts: Any) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrodistill.errors import InputError, Problems, nearest
-from retrodistill.registry import OptionError, Part, build, expand, part_class
-from retrodistill.sections import Mine, Recipe, Round, Score, Train
-from retrodistill.training.fit import misfit
+from retrodistill.registry import OptionError, build, expand, part_class
+from retrodistill.sections import Recipe
+from retrodistill.unfit import Place, mistakes_of
 
-Place = tuple[str | int, ...]
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -258,106 +257,11 @@ def _put_folders(
     return f"{named['before']}{folder / named['round'] / 'train'}{named['student'] or ''}", []
 
 
-def _sections(recipe: Recipe) -> Iterator[tuple[Place, Mine | Score | Train]]:
-    """Every section that holds parts, and its place."""
-    whole: Sequence[tuple[Place, Recipe | Round]] = [
-        ((), recipe),
-        *((("rounds", number), part) for number, part in enumerate(recipe.rounds)),
-    ]
-    for place, section in whole:
-        if section.mine is not None:
-            yield (*place, "mine"), section.mine
-        if section.score is not None:
-            yield (*place, "score"), section.score
-        yield from (((*place, "train", number), train) for number, train in enumerate(section.train or ()))
-
-
-def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
-    for place, section in _sections(recipe):
-        for name in type(section).model_fields:
-            value = getattr(section, name)
-            if isinstance(value, Part):
-                yield (*place, name), value
-            elif isinstance(value, tuple):
-                yield from (
-                    ((*place, name, number), part) for number, part in enumerate(value) if isinstance(part, Part)
-                )
-    yield from ((("evaluate", "baselines", number), part) for number, part in enumerate(recipe.evaluate.baselines))
-    if recipe.index is not None:
-        yield ("index",), recipe.index
-
-
 def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
     """What is well-formed but cannot work: parts that do not fit each other, models and files that are not there."""
-    for place, said in _mistakes(recipe):
+    for place, said in mistakes_of(recipe):
         written = _as_written(place, lines)
         yield f"{_where(written, lines)}{_dotted(written)}: {said}"
-
-
-def _mistakes(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    yield from _unsearched(recipe)
-    yield from _untaught(recipe)
-    for place, section in _sections(recipe):
-        weights = getattr(section.combine, "weights", None) if isinstance(section, Score) else None
-        if isinstance(section, Score) and weights is not None and len(weights) != len(section.teachers):
-            yield (*place, "combine"), f"{len(weights)} weights for {len(section.teachers)} teachers; give one each"
-    made = {
-        str(stage.place("train", name)): train.student
-        for stage in recipe.stages
-        for name, train in stage.students.items()
-    }
-    for place, part in _parts(recipe):
-        if recipe.rounds and str(getattr(part, "model", "")).startswith(f"{recipe.folder}/"):
-            unmade = _not_made(recipe, cast(Any, part), made)
-            if unmade:
-                yield place, unmade
-            continue  # a round of this very recipe will write it
-        try:
-            part.check()
-        except InputError as error:
-            yield place, str(error)
-
-
-def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """Losses that lack what they learn from, and evaluations that lack a split."""
-    for number, stage in enumerate(recipe.stages):
-        base: Place = ("rounds", number) if recipe.rounds and recipe.rounds[number].train else ()
-        for position, train in enumerate(stage.students.values()):
-            here: Place = (*base, "train", position)
-            for place, loss in enumerate(train.losses):
-                if cast(Any, loss).needs_teacher and not stage.score.teachers:
-                    said = f"{loss.kind} learns from a teacher, but score.teachers names none"
-                    yield (*here, "losses", place), said
-                if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
-                    yield (*here, "losses", place), unfit
-            if train.evaluate_every is not None and recipe.data.measured_on is None:
-                said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
-                yield (*here, "evaluate_every"), said
-
-
-def _not_made(recipe: Recipe, part: Any, made: Mapping[str, Any]) -> str | None:
-    """Why a part cannot use the student of a round; None where it can."""
-    asked = str(Path(part.model).relative_to(recipe.folder)).replace("/train", "", 1)
-    if part.model not in made:
-        known = [str(Path(folder).relative_to(recipe.folder)).replace("/train", "", 1) for folder in made]
-        return f"'@{asked}' names no student; choose from {', '.join(f'@{name}' for name in known)}"
-    emits = getattr(getattr(part, "encoder_class", None), "emits", None)
-    student = made[part.model]
-    if emits is not None and emits != student.emits:
-        return f"'@{asked}' is a {student.kind} student; write {student.kind}:@{asked}"
-    return None
-
-
-def _unsearched(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """An index that takes what no student emits."""
-    index = cast(Any, recipe.index)
-    students = [cast(Any, train.student) for stage in recipe.stages for train in stage.students.values()]
-    if index is None or any(student.emits == index.accepts for student in students):
-        return
-    emitted = " or ".join(dict.fromkeys(student.emits for student in students))
-    kinds = ", ".join(dict.fromkeys(student.kind for student in students))
-    fix = "leave it out" if emitted == "pairs" else f"choose an index that accepts {emitted}, or leave it out"
-    yield ("index",), f"{index.kind} accepts {index.accepts}, but train.student ({kinds}) emits {emitted}; {fix}"
 
 
 def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = ()) -> Any:

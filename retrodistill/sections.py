@@ -78,6 +78,11 @@ class Train(TrainOptions):
     name: str | None = Field(None, pattern=NAME, description="its folder, where several students learn")
     student: of("student")  # type: ignore[valid-type]
     losses: tuple[of("loss"), ...] = Field(min_length=1)  # type: ignore[valid-type]
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="cross-fitting: as many models, each without a part of the labels, to teach a later round",
+    )
 
     @property
     def options(self) -> TrainOptions:

@@ -232,3 +232,50 @@ def test_made_queries_are_written_as_a_folder_that_can_be_mined(tmp_path, collec
     refused = call("queries", "--data", collection_folder, "--from", "sentense", "--out", tmp_path / "other")
     assert refused.exit_code == 2 and "'sentense'" in refused.output and "sentence" in refused.output
     assert not (tmp_path / "other").exists()
+
+
+def folded(tree, tiny_cross_encoder):
+    pairs = {"kind": "cross_encoder", "model": str(tiny_cross_encoder), "dropout": 0}
+    teach = {
+        **tree["train"],
+        "student": pairs,
+        "losses": [{"kind": "infonce", "in_batch_negatives": False}],
+        "folds": 2,
+        "max_steps": 2,
+    }
+    rounds = [
+        {"name": "teach", "score": {"teachers": []}, "train": teach},
+        {"name": "learn", "score": {"teachers": ["bm25", "cross_fitted:cross_encoder:@teach"]}},
+    ]
+    return {**tree, "rounds": rounds}
+
+
+def test_the_models_of_folds_teach_the_next_round(tmp_path, tree, tiny_cross_encoder):
+    recipe = written(tmp_path, folded(tree, tiny_cross_encoder))
+    told = done("run", recipe)
+    assert "train teach fold 0" in told.stderr and "train teach fold 1" in told.stderr
+    folder = tmp_path / "runs" / "walk"
+    kept = json.loads((folder / "teach" / "train" / "folds.json").read_text())
+    whole = Candidates.read(folder / "teach" / "mine" / "candidates.parquet")
+    seen = [
+        json.loads((folder / "teach" / "train" / f"fold-{n}" / "manifest.json").read_text())["queries"] for n in (0, 1)
+    ]
+    assert sum(seen) == len(whole.queries) == len(kept["queries"])  # two folds: each query is unseen by one of them
+    manifest = json.loads((folder / "learn" / "train" / "manifest.json").read_text())
+    assert manifest["judged"] == manifest["pairs"]
+    assert sorted(path.name for path in (folder / "evaluate").iterdir()) == ["before", "bm25", "student", "teacher"]
+    again = done("run", recipe)
+    assert "train teach fold 1 unchanged" in again.stderr and "train learn unchanged" in again.stderr
+
+
+def test_folds_that_do_not_fit_are_told(tmp_path, tree, tiny_cross_encoder):
+    whole = folded(tree, tiny_cross_encoder)
+    whole["rounds"][1]["score"]["teachers"] = ["cross_encoder:@teach"]
+    assert "write cross_fitted:cross_encoder:@teach" in call("validate", written(tmp_path, whole)).stderr
+    whole = folded(tree, tiny_cross_encoder)
+    del whole["rounds"][0]["train"]["folds"]
+    assert "is one model; have its round train `folds: 3`" in call("validate", written(tmp_path, whole)).stderr
+    last = {**tree, "train": {**tree["train"], "folds": 3}}
+    assert (
+        "train.folds: models of folds are teachers of a later round" in call("validate", written(tmp_path, last)).stderr
+    )
