@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -165,6 +166,13 @@ def build(family: str, spec: Any) -> Part:
     return part.model_validate(options if options["kind"] in kinds else {**options, "kind": kinds[0]})
 
 
+@dataclass(frozen=True)
+class PartOf:
+    """Tells a reader of annotations which family is meant."""
+
+    family: str
+
+
 def of(family: str) -> Any:
     """A pydantic field type that accepts every part of a family, in each of its forms."""
 
@@ -177,4 +185,4 @@ def of(family: str) -> Any:
             raise OptionError(error, part_class(family, expand(family, spec)["kind"])) from error
 
     validator: Callable[[Any], Part] = parse
-    return Annotated[SerializeAsAny[Part], BeforeValidator(validator)]
+    return Annotated[SerializeAsAny[Part], BeforeValidator(validator), PartOf(family)]

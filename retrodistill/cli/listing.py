@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from retrodistill.console import markdown_table
 from retrodistill.errors import InputError, nearest
-from retrodistill.registry import FAMILIES, Part, part_class, table
+from retrodistill.registry import FAMILIES, Part, PartOf, part_class, table
 
 
 def listing(what: str | None, name: str | None) -> str:
@@ -49,16 +52,48 @@ def _first_line(thing: Any) -> str:
 
 def _options(family: str, kind: str) -> str:
     part = part_class(family, kind)
-    rows = []
-    for option, field in part.model_fields.items():
-        if option != "kind":
-            annotation = inspect.formatannotation(field.annotation).replace("typing.", "")
-            annotation = re.sub(
-                r"Annotated\[([\w.]+), .*\)\]", r"\1", annotation
-            )  # how it is checked is not what it is
-            default = "(required)" if field.is_required() else repr(field.default)
-            rows.append([option, annotation, default, field.description or ""])
+    rows = [row for option, field in part.model_fields.items() if option != "kind" for row in _option(option, field)]
     return f"{inspect.getdoc(part)}\n\n{markdown_table(['option', 'type', 'default', ''], rows, numbers=False)}"
+
+
+def _option(option: str, field: FieldInfo) -> Iterator[list[str]]:
+    """A row for an option, and one for each that it is made of."""
+    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    default = "(required)" if field.is_required() else _written(field.get_default(call_default_factory=True))
+    yield [option, _type(annotation), default, field.description or ""]
+    for inner in (field.annotation, *get_args(field.annotation)):
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and not issubclass(inner, Part):
+            for name, own in inner.model_fields.items():
+                yield from _option(f"{option}.{name}", own)
+
+
+def _written(value: Any) -> str:
+    """A default as a recipe has it."""
+    if isinstance(value, BaseModel):
+        return value.label if isinstance(value, Part) else "as below"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _type(annotation: Any) -> str:
+    """A type in words: a part by its family, how it is checked left out."""
+    family = next((mark.family for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, PartOf)), None)
+    if family is not None:
+        return family
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (Union, UnionType):
+        return " | ".join("null" if each is NoneType else _type(each) for each in inner)
+    if origin in (tuple, list):
+        return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return "mapping"
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true | false", Path: "path"}
 
 
 def _collections() -> str:
