@@ -71,6 +71,26 @@ class ScoreStore:
         table = self.table(identity)
         return orders.Orders(table.folder, table.claim)
 
+    def nearly(self, identity: Mapping[str, Any]) -> str | None:
+        """In what a teacher differs from the stored one that is most like it, if that is little.
+
+        Returns:
+            Such as `max_length: 512 stored, 256 asked`; None where it is stored itself, or none is like it.
+        """
+        asked = json.loads(json.dumps(dict(identity), default=str))
+        found: list[list[str]] = []
+        for folder in self.folders():
+            try:
+                stored = _read_identity(folder / _IDENTITY)
+            except InputError:
+                continue  # `verify` tells of it
+            if stored == asked:
+                return None
+            if stored.get("kind") == asked.get("kind"):
+                found.append(files.differences(stored, asked))
+        least = min(found, key=len, default=[])
+        return "; ".join(least) if 0 < len(least) < max(2, len(asked) // 2) else None
+
     def teachers(self) -> list[dict[str, Any]]:
         """Describe every teacher in the store, by fingerprint: identity, fingerprint, rows, orders, parts, bytes.
 

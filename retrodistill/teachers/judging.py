@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,6 +90,8 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
         else:
             opened = _open(teacher, collection)
             rows.append(store.table(opened.identity).lookup(*_keys(candidates, opened)))
+            if len(candidates) and np.isnan(rows[-1]).all():
+                _say_nearly(teacher, store, opened.identity)
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
 
 
@@ -112,6 +114,7 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
     began = time.perf_counter()
     failed: list[str] = []
     if len(missing):
+        _say_nearly(teacher, store, opened.identity)
         failed = _fill(teacher, opened, table, candidates, queries, documents, missing)
     return Judged(
         teacher=teacher.label,
@@ -123,10 +126,17 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
     )
 
 
+def _say_nearly(teacher: Part, store: ScoreStore, identity: Mapping[str, Any]) -> None:
+    """Whoever meant to go on with the scores of another day should know before paying again."""
+    if nearly := store.nearly(identity):
+        console.say(f"note: {store.root} has another {teacher.kind}, which differs in {nearly}")
+
+
 def _judge_lists(
     teacher: Comparing | Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
 ) -> Judged:
     began = time.perf_counter()
+    _say_nearly(teacher, store, _open(teacher, collection).identity)
     if isinstance(teacher, Comparing):
         identity, asked, stored, failed = comparing.fill(teacher, candidates, collection, store)
     else:

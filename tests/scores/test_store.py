@@ -433,3 +433,13 @@ def test_large_lookups_go_through_blocks_and_segments(store, monkeypatch):
     np.testing.assert_array_equal(
         table.lookup(queries[order], documents[order]), np.where(order < 2100, scores[order], np.float32(np.nan))
     )
+
+
+def test_a_teacher_that_is_nearly_there_is_named(store):
+    keys = pairs(("q", "d"))
+    store.table(TEACHER).append(*keys, np.array([1.0]))
+    store.table({"kind": "bm25", "k1": 0.9, "b": 0.4}).append(*keys, np.array([1.0]))
+    assert store.nearly(TEACHER) is None
+    assert store.nearly({**TEACHER, "max_length": 256}) == "max_length: 512 stored, 256 asked"
+    assert store.nearly({"kind": "dense", "model": "some/model", "max_length": 512}) is None
+    assert store.nearly({"kind": "bm25", "k1": 1.2, "b": 0.75}) is None
