@@ -63,10 +63,10 @@ class Combination(Part):
             values = values / np.array(self.temperatures)[:, None]
         judged = ~np.isnan(values)
         scaled = [_NORMALISERS[self.normalise](row, known, groups) for row, known in zip(values, judged, strict=True)]
-        return self.combined(np.reshape(scaled, scores.shape), judged).astype(np.float32)
+        return self.combined(np.reshape(scaled, scores.shape), judged, groups).astype(np.float32)
 
     @abstractmethod
-    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
         """One value a row of many teachers' on one scale, (T, N), of which those `judged` count: (N,)."""
 
     @staticmethod
@@ -88,13 +88,50 @@ class Mean(Combination):
             raise ValueError(f"got {list(weights)}, expected at least one weight above 0")
         return weights
 
-    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
         """The weighted mean over the teachers that judged."""
         self._one_a_teacher("weights", self.weights, len(values))
-        weights = np.ones(len(values)) if self.weights is None else np.array(self.weights)
-        weight = (weights[:, None] * judged).sum(axis=0)
-        total = np.where(judged, weights[:, None] * values, 0).sum(axis=0)
+        given = np.ones(len(values)) if self.weights is None else np.array(self.weights)
+        weights = np.where(judged, given[:, None] * self.trust(values, judged, groups), 0)
+        weight, total = weights.sum(axis=0), (weights * np.where(judged, values, 0)).sum(axis=0)
         return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
+
+    def trust(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+        """What a weight is multiplied by, row by row: (T, N) or of a shape that goes with it."""
+        return np.ones((1, 1))
+
+
+class Confident(Mean):
+    """The average of teachers, in each query by how sure each of them is.
+
+    Sureness is one less the entropy of `softmax(scores / temperature)` over the documents that the teacher judged,
+    relative to that of not knowing: 1 for all on one document, 0 for all alike. A query that all are wholly unsure
+    about is left out. With `normalise: none` it is the teachers' own certainty that counts, which wants `temperatures`; with
+    another scale the shape of their scores.
+
+    Source: the confidence of Li et al. 2024, "Learning with Less: Knowledge Distillation from Large Language Models via
+    Unlabeled Data" (LLKD), as a weight.
+    """
+
+    argument: ClassVar[str | None] = "temperature"
+    kind: Literal["confident"] = "confident"  # type: ignore[assignment]
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+    def trust(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+        """Sureness, from 0 to 1, a teacher and row."""
+        return np.reshape(
+            [self._sure(row, known, groups) for row, known in zip(values, judged, strict=True)], values.shape
+        )
+
+    def _sure(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+        logits = np.where(judged, values / self.temperature, -np.inf)
+        highest = groups.over(np.maximum, logits)
+        exponents = np.where(judged, logits - np.where(judged, highest, 0), 0)
+        shares = np.where(judged, np.exp(exponents), 0)
+        total, count = groups.over(np.add, shares), groups.over(np.add, judged.astype(np.float64))
+        mean = groups.over(np.add, shares * exponents) / np.maximum(total, 1)
+        entropy = np.log(np.maximum(total, 1)) - mean
+        return np.clip(1 - entropy / np.log(np.maximum(count, 2)), 0, 1)
 
 
 class Median(Combination):
@@ -102,7 +139,7 @@ class Median(Combination):
 
     kind: Literal["median"] = "median"
 
-    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
         """The median over the teachers that judged."""
         result = np.full(values.shape[1], np.nan)
         some = judged.any(axis=0)
@@ -122,9 +159,9 @@ class Agreed(Mean):
     kind: Literal["agreed"] = "agreed"  # type: ignore[assignment]
     quantile: float = Field(0.9, gt=0, le=1, description="the share of rows that is kept")
 
-    def combined(self, values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
         """The weighted mean, NaN where the disagreement is above the quantile."""
-        result = super().combined(values, judged)
+        result = super().combined(values, judged, groups)
         several = judged.sum(axis=0) > 1
         if several.any():
             deviations = np.zeros(values.shape[1])
@@ -217,4 +254,4 @@ _NORMALISERS: dict[str, Callable[[np.ndarray, np.ndarray, _Groups], np.ndarray]]
     "teacher_zscore": _teacher_zscore,
 }
 
-COMBINATIONS = {"mean": Mean, "median": Median, "agreed": Agreed}
+COMBINATIONS = {"mean": Mean, "confident": Confident, "median": Median, "agreed": Agreed}

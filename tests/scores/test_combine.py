@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from retrodistill.errors import InputError
 from retrodistill.registry import build
-from retrodistill.scores.combine import COMBINATIONS, Agreed, Mean, Median, default_combination
+from retrodistill.scores.combine import COMBINATIONS, Agreed, Confident, Mean, Median, default_combination
 
 NAN = float("nan")
 # Two queries: three rows and two.
@@ -217,3 +217,33 @@ def test_what_teachers_disagree_about_most_is_left_out():
     alone = np.array([[0.0, 1.0, np.nan], [np.nan, np.nan, 5.0]])
     np.testing.assert_allclose(Agreed(normalise="none")(alone, np.array([0, 3])), [0, 1, 5])  # nobody to disagree with
     np.testing.assert_allclose(Agreed(quantile=1.0)(scores, np.array([0, 5])), Mean()(scores, np.array([0, 5])))
+
+
+def test_confident_by_hand():
+    # softmax of (log 3, 0) is (3/4, 1/4), of (0, 0) even: all weight goes to the sure teacher.
+    got = combined(Confident(normalise="none"), [[math.log(3), 0], [0, 0]], [0, 2])
+    np.testing.assert_allclose(got, [math.log(3), 0], rtol=1e-6)
+    # sureness of (3/4, 1/4) and of (1/4, 3/4) is the same, so the mean is the plain one
+    got = combined(Confident(normalise="none"), [[math.log(3), 0], [0, math.log(3)]], [0, 2])
+    np.testing.assert_allclose(got, [math.log(3) / 2] * 2, rtol=1e-6)
+    entropy = 2 - 0.75 * math.log2(3)  # bits of (3/4, 1/4)
+    other = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1))
+    weights = np.array([1 - entropy, 1 - other])
+    got = combined(Confident(normalise="none"), [[math.log(3), 0], [0, math.log(9)]], [0, 2])
+    expected = [weights[0] * math.log(3) / weights.sum(), weights[1] * math.log(9) / weights.sum()]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_where_nobody_is_sure_nothing_is_said():
+    got = combined(Confident(normalise="none"), [[1, 1, 1, 0, 9], [2, 2, 2, NAN, NAN]])
+    assert np.isnan(got[:3]).all()
+    np.testing.assert_allclose(got[3:], [0, 9], rtol=1e-5)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=5, max_size=5), st.floats(-1e3, 1e3))
+def test_sureness_does_not_move_with_a_shift(scores, shift):
+    other = [0, 1, 2, 3, 4]
+    part = Confident(normalise="zscore")
+    np.testing.assert_allclose(
+        combined(part, [scores, other]), combined(part, [[score + shift for score in scores], other]), atol=2e-3
+    )
