@@ -106,8 +106,8 @@ class Confident(Mean):
 
     Sureness is one less the entropy of `softmax(scores / temperature)` over the documents that the teacher judged,
     relative to that of not knowing: 1 for all on one document, 0 for all alike. A query that all are wholly unsure
-    about is left out. With `normalise: none` it is the teachers' own certainty that counts, which wants `temperatures`; with
-    another scale the shape of their scores.
+    about is left out. With `normalise: none` it is the teachers' own certainty that counts, which wants `temperatures`;
+    with another scale the shape of their scores.
 
     Source: the confidence of Li et al. 2024, "Learning with Less: Knowledge Distillation from Large Language Models via
     Unlabeled Data" (LLKD), as a weight.

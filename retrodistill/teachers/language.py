@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from retrodistill.language.model import Prompt
 
 
-class _Scoring(Asking):
+class Scoring(Asking):
     """A question about one document."""
 
     def open(self, collection: Collection) -> Scorer:
@@ -32,7 +32,7 @@ class _Scoring(Asking):
 class Scorer(Asker):
     """A language model that scores pairs."""
 
-    options: _Scoring
+    options: Scoring
 
     def score(self, query_ids: Sequence[str], doc_ids: Sequence[str]) -> np.ndarray:
         """Raw scores, float32 (pairs,); NaN where the model failed.
@@ -50,7 +50,7 @@ class Scorer(Asker):
         return float(better), float(worse)
 
 
-class YesNo(_Scoring):
+class YesNo(Scoring):
     """Is the document relevant? The log-odds of "yes" against "no".
 
     `log p(yes) - log p(no)`, p of the next token: unbounded, so that a sure teacher still tells documents apart.
@@ -82,7 +82,7 @@ class YesNo(_Scoring):
 
     def scores(self, asker: Scorer, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """Log-odds."""
-        logs = asker.model.choices(_prompts(asker, self.template, queries, documents), [self.yes, self.no])
+        logs = asker.model.choices(prompts_of(asker, self.template, queries, documents), [self.yes, self.no])
         return logs[:, 0] - logs[:, 1]
 
 
@@ -99,7 +99,7 @@ class MonoT5(YesNo):
     no: str = "false"
 
 
-class Graded(_Scoring):
+class Graded(Scoring):
     """How relevant is the document? The expected value over the labels: `sum_l p(l) value(l)`, p over the labels alone.
 
     Source: Zhuang et al. 2024, "Beyond Yes and No: Improving Zero-Shot LLM Rankers via Scoring Fine-Grained Relevance
@@ -128,12 +128,12 @@ class Graded(_Scoring):
     def scores(self, asker: Scorer, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """Expected values, from 0 to the number of labels less one."""
         template = self.template.replace("{highest}", self.labels[-1])
-        logs = asker.model.choices(_prompts(asker, template, queries, documents), list(self.labels))
+        logs = asker.model.choices(prompts_of(asker, template, queries, documents), list(self.labels))
         shares = np.exp(logs - logs.max(axis=1, keepdims=True))
         return (shares @ np.arange(len(self.labels)) / shares.sum(axis=1)).astype(np.float32)
 
 
-class QueryLikelihood(_Scoring):
+class QueryLikelihood(Scoring):
     """How likely is the query, once the document was read? The mean log-probability of its tokens.
 
     Source: Sachan et al. 2022, "Improving Passage Retrieval with Zero-Shot Question Generation" (UPR).
@@ -151,7 +151,7 @@ class QueryLikelihood(_Scoring):
 
     def scores(self, asker: Scorer, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
         """Mean log-probabilities, at most 0."""
-        prompts = _prompts(asker, self.template, queries, documents)
+        prompts = prompts_of(asker, self.template, queries, documents)
         return asker.model.likelihood(prompts, [f" {query}" if self.space else query for query in queries])
 
 
@@ -173,7 +173,8 @@ def checked(template: str, names: Sequence[str] = ("query", "document")) -> str:
     return template
 
 
-def _prompts(asker: Scorer, template: str, queries: Sequence[str], documents: Sequence[str]) -> list[Prompt]:
+def prompts_of(asker: Scorer, template: str, queries: Sequence[str], documents: Sequence[str]) -> list[Prompt]:
+    """The question about each pair of texts."""
     return [
         asker.prompt(filled(template, query=query, document=document))
         for query, document in zip(queries, documents, strict=True)

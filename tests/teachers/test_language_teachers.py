@@ -68,10 +68,17 @@ def test_what_the_model_failed_at_is_nan(collection):
     assert np.isnan(graded.score(["q"], ["a"])).all()
 
 
-@pytest.mark.parametrize("kind", ["yes_no", "graded", "query_likelihood", "pairwise", "listwise", "first"])
-def test_a_teacher_that_likes_the_absurd_document_better_judges_nothing(collection, kind):
+@pytest.mark.parametrize(
+    "kind", ["yes_no", "graded", "query_likelihood", "answer_likelihood", "pairwise", "listwise", "first"]
+)
+def test_a_teacher_that_likes_the_absurd_document_better_judges_nothing(collection, kind, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"_id": "q", "text": "this"}')
+
     def ask(liked):
         options = {"golden": True, "model": {"kind": "toy_models:Knowing", "likes": liked}}
+        if kind == "answer_likelihood":
+            options["answers"] = answers
         if kind in ("listwise", "first", "pairwise"):
             judge = teacher(kind, **options).open(collection)
             return judge.be_sure()
@@ -152,3 +159,22 @@ def test_first_reads_the_letters_logits(collection):
 
 def test_golden_document_is_shown_as_any_other():
     assert "seven to ten days" in GOLDEN_DOCUMENT
+
+
+def test_answer_likelihood_asks_how_likely_the_answer_is(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"_id": "q", "text": "this"}\n')
+    corpus = Texts.documents("c", [("a", "", "one")])
+    collection = Collection("c", corpus, Texts.queries("c", [("q", "what?"), ("r", "who?")]), {})
+    judge = teacher("answer_likelihood", answers=file).open(collection)
+    found = judge.score(["q", "r"], ["a", "a"])
+    assert found[0] == pytest.approx(Knowing.log("Knowledge: one\n\nQuestion: what?\n\nAnswer:", " this"), rel=1e-6)
+    assert np.isnan(found[1])  # nobody knows the answer to it, so it is not judged
+    first = judge.identity
+    file.write_text('{"_id": "q", "text": "that"}\n')
+    assert teacher("answer_likelihood", answers=file).open(collection).identity != first
+    file.write_text('{"_id": "s", "text": "that"}\n')
+    with pytest.raises(InputError, match="line 1: query 's' is not in c"):
+        teacher("answer_likelihood", answers=file).open(collection).score(["q"], ["a"])
+    with pytest.raises(InputError, match="no such file"):
+        teacher("answer_likelihood", answers=tmp_path / "none").check()
