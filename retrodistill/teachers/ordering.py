@@ -38,7 +38,7 @@ class Ordering(Teacher):
     window: int = Field(20, ge=2, description="documents shown at once")
     stride: int = Field(10, ge=1, description="how far a window is from the next")
     runs: int = Field(1, ge=1, description="passes over the list, from orders of their own")
-    read: Literal["borda", "reciprocal_rank", "expected_rank"] = "borda"
+    read: Literal["borda", "reciprocal_rank", "expected_rank", "scores"] = "borda"
     repair_limit: float = Field(0.5, ge=0, le=1, description="share of repaired windows above which judging stops")
     seed: int = Field(0, ge=0)
 
@@ -135,15 +135,25 @@ def read(teacher: Ordering, candidates: Candidates, collection: Collection, stor
     """A score a candidate, float32 (candidates,), by replaying the stored windows; NaN where one is missing.
 
     `borda`: the mean over runs of the share of the others that a document stands above; `reciprocal_rank`: of 1 / rank;
-    `expected_rank`: of the rank, negative, so that more is better.
+    `expected_rank`: of the rank, negative, so that more is better. `scores`: what the teacher
+    gave the document, for those that give scores beside their order, the mean over its windows.
     """
     judge = teacher.open(collection)
     known = store.orders(judge.identity)
+    given: dict[tuple[str, str], list[float]] = {}
 
     def answer(windows: Sequence[Window]) -> list[Order | None]:
-        return [known.find(*_texts(judge, window)) for window in windows]
+        found = [known.find(*_texts(judge, window)) for window in windows]
+        for (query, docs), order in zip(windows, found, strict=True):
+            for doc, score in zip(docs, (order and order.scores) or (), strict=False):
+                given.setdefault((query, doc), []).append(score)
+        return found
 
     scores = np.full(len(candidates), np.nan)
+    if teacher.read == "scores":
+        _walk(teacher, candidates, answer)
+        pairs = zip(candidates.query_ids, candidates.doc_ids, strict=True)
+        return np.array([np.mean(given[pair]) if pair in given else np.nan for pair in pairs], dtype=np.float32)
     for (start, stop), passes in _walk(teacher, candidates, answer):
         ranks = np.array([np.argsort(places) + 1 for places in passes if places is not None], dtype=np.float64)
         if len(ranks):
