@@ -58,6 +58,7 @@ def main() -> None:
 for verb in (
     recipes.run,
     queries.queries,
+    queries.idf,
     stops.mine,
     stops.score,
     stops.train,

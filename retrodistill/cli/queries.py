@@ -1,4 +1,4 @@
-"""The verb that makes queries."""
+"""Verbs that make what training wants of a corpus: queries, and tables for those that no encoder reads."""
 
 from __future__ import annotations
 
@@ -42,3 +42,26 @@ def queries(data: str, makers: tuple[str, ...], split: str, seed: int, out: Path
         count = sum(query.id.startswith(f"{maker.kind}-") for query in made)
         click.echo(f"{maker.label}: {count:,} queries")
     console.say(f"wrote {out}: split {split!r} has them")
+
+
+@click.command()
+@options.data
+@click.option("--model", required=True, help="The SPLADE student's model, whose tokens are weighed.")
+@options.out("The table, a JSON file; {kind: splade, query: idf, idf: FILE} starts from it.")
+def idf(data: str, model: str, out: Path) -> None:
+    """Weigh a model's tokens by how rare they are in a corpus, for queries without an encoder.
+
+    \b
+    Example:
+      retrodistill idf --data DIR --model MODEL --out idf.json
+    """
+    from retrodistill.collections import open_collection
+    from retrodistill.files import write_json
+    from retrodistill.recipe import part
+    from retrodistill.students.idf import inverse_document_frequencies
+
+    corpus = open_collection(data).corpus
+    tokenizer = part("student", {"kind": "splade", "model": model}).load("cpu").tokenizer
+    table = inverse_document_frequencies(tokenizer, corpus)
+    write_json(out, table)
+    click.echo(f"{out}: {len(table):,} tokens, weighed by {len(corpus):,} documents")

@@ -58,7 +58,7 @@ class SpladeStudent(Student):
 
     `query: idf` takes the encoder away from queries: a query has the tokens it is written in, each weighted by a table
     (Geng et al. 2024, "Towards Competitive Search Relevance For Inference-Free Learned Sparse Retrievers"). The table
-    starts from the JSON file `idf`, which gives tokens their weights, or at 1; `train_idf: false` leaves it there.
+    starts from the JSON file `idf`, such as `retrodistill idf` writes, or at 1; `train_idf: false` leaves it there.
 
     A decoder sees nothing behind a token: `echo` has it read every text twice. `lora` trains adapters in place of its
     weights, which they are merged into when the model is saved.
