@@ -16,6 +16,7 @@ from retrodistill.encoders.common import Precision, autocast, device_of, quiet_l
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
 from retrodistill.language.model import Prompt
+from retrodistill.language.prompts import first_tokens, tokens_of
 from retrodistill.registry import Part
 
 if TYPE_CHECKING:
@@ -135,11 +136,7 @@ class LocalModel:
         """
         import torch
 
-        first = [self.tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
-        if len(set(first)) < len(first):
-            raise InputError(
-                f"{list(choices)} begin with the same token of {self.options.model!r}, which cannot tell them apart"
-            )
+        first = first_tokens(self.tokenizer, choices, self.options.model)
         rows = np.empty((len(prompts), len(first)), dtype=np.float32)
         for places, logits in self._next([self._tokens(prompt) for prompt in prompts]):
             rows[places] = torch.log_softmax(logits.float(), dim=-1)[:, first].cpu().numpy()
@@ -192,24 +189,9 @@ class LocalModel:
         yield from token_batches(list(lengths), self.options.batch_tokens)
 
     def _tokens(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt.messages, str):
-            read = self.tokenizer(prompt.messages)["input_ids"]
-        else:
-            if not self.tokenizer.chat_template:
-                raise InputError(
-                    f"language model {self.options.model!r} has no chat template; choose a teacher's template of plain "
-                    "text (`chat: false`), or an instruction-tuned model"
-                )
-            turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            read = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         positions = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(positions, int) and len(read) > positions:
-            raise InputError(
-                f"a prompt has {len(read):,} tokens, more than the {positions:,} positions of "
-                f"{self.options.model!r}; lower the teacher's max_words"
-            )
-        return list(read)
+        known = positions if isinstance(positions, int) else None
+        return tokens_of(self.tokenizer, prompt, self.options.model, known)
 
     def _padded(self, rows: Sequence[Sequence[int]], *, left: bool) -> dict[str, Tensor]:
         import torch
