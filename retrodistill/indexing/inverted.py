@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache
@@ -128,9 +129,12 @@ def _whole(postings: _Postings) -> bool:
 
 
 def _threads() -> int:
-    import numba
+    """As many as OMP_NUM_THREADS allows, or cores that there are.
 
-    return numba.get_num_threads()
+    numba is not asked: to answer it starts threads of its own, one a core, and gives torch as many, whatever it had.
+    """
+    allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(allowed)) if allowed.isdecimal() else len(os.sched_getaffinity(0))
 
 
 @cache

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,3 +162,26 @@ def test_a_pickle_is_not_opened(saved):
 def test_no_index_is_refused(tmp_path):
     with pytest.raises(InputError, match="build the index again"):
         Inverted().load(tmp_path)
+
+
+@pytest.mark.parametrize(("allowed", "threads"), [("1", 1), ("3,2", 3), ("0", 1)])
+def test_a_search_keeps_to_the_threads_that_are_allowed(allowed, threads, monkeypatch):
+    from retrodistill.indexing.inverted import _threads
+
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert _threads() == threads
+
+
+def test_a_search_leaves_torchs_threads_alone():
+    code = """
+import numpy as np, torch
+from retrodistill.emissions import SparseVectors
+from retrodistill.indexing.index import search
+from retrodistill.indexing.inverted import Inverted
+vectors = SparseVectors(np.array([1, 1]), np.array([0, 1], dtype=np.int32), np.array([1, 2], dtype=np.float32), 4)
+found = search(Inverted().build(vectors), ["a", "b"], vectors, 1)
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert told.stdout.strip() == "1", told.stderr
