@@ -234,7 +234,7 @@ def _reciprocal_rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) ->
     count = groups.over(np.add, judged.astype(np.float64))
     share = _rank(values, judged, groups)
     # shares run from 0, the last, to 1, the first; a lone document has .5 and rank 1
-    return 1 / (60 + np.where(count > 1, count - share * (count - 1), 1))
+    return 1 / (60 + np.where(judged & (count > 1), count - share * (count - 1), 1))
 
 
 def _teacher_zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:

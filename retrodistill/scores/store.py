@@ -11,6 +11,7 @@ appear by renaming; what a killed writer leaves behind starts with a dot and is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class ScoreStore:
         return orders.Orders(table.folder, table.claim)
 
     def nearly(self, identity: Mapping[str, Any]) -> str | None:
-        """In what a teacher differs from the stored one that is most like it, if that is little.
+        """In what a teacher differs from the stored one that is most like it, if that is little and not the model.
 
         Returns:
             Such as `max_length: 512 stored, 256 asked`; None where it is stored itself, or none is like it.
@@ -86,7 +87,9 @@ class ScoreStore:
                 continue  # `verify` tells of it
             if stored == asked:
                 return None
-            if stored.get("kind") == asked.get("kind"):
+            same = {key for key in asked if key in stored and stored[key] == asked[key]}
+            others = [value for key, value in [*stored.items(), *asked.items()] if key not in same]
+            if "kind" in same and not any(map(_names_content, others)):
                 found.append(files.differences(stored, asked))
         least = min(found, key=len, default=[])
         return "; ".join(least) if 0 < len(least) < max(2, len(asked) // 2) else None
@@ -254,6 +257,13 @@ def _check_keys(queries: np.ndarray, documents: np.ndarray) -> None:
                 f"got {name} of type {keys.dtype} and shape {keys.shape}, expected uint64 and ({len(queries)}, 2): "
                 "the keys of `text_keys`, a row a pair"
             )
+
+
+def _names_content(value: Any) -> bool:
+    """Whether a value is a digest, or holds one: what differs there is another model or file, not another option."""
+    if isinstance(value, dict | list):
+        return any(map(_names_content, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32,}", value) is not None
 
 
 def _parts(folder: Path) -> list[Path]:

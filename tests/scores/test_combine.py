@@ -247,3 +247,12 @@ def test_sureness_does_not_move_with_a_shift(scores, shift):
     np.testing.assert_allclose(
         combined(part, [scores, other]), combined(part, [[score + shift for score in scores], other]), atol=2e-3
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_reciprocal_ranks_of_few_among_many_unjudged():
+    rows = np.full((1, 200), NAN)
+    rows[0, [3, 150]] = [1.0, 2.0]
+    got = combined(Mean(normalise="reciprocal_rank"), rows, [0, 200])
+    np.testing.assert_allclose(got[[3, 150]], [1 / 62, 1 / 61], rtol=1e-6)
+    assert np.isnan(got).sum() == 198

@@ -443,3 +443,7 @@ def test_a_teacher_that_is_nearly_there_is_named(store):
     assert store.nearly({**TEACHER, "max_length": 256}) == "max_length: 512 stored, 256 asked"
     assert store.nearly({"kind": "dense", "model": "some/model", "max_length": 512}) is None
     assert store.nearly({"kind": "bm25", "k1": 1.2, "b": 0.75}) is None
+    content = {"kind": "dense", "weights": "a" * 64, "max_length": 256, "precision": "fp32", "prompt": None}
+    store.table(content).append(*keys, np.array([1.0]))
+    assert store.nearly({**content, "precision": "bf16"}) == "precision: 'fp32' stored, 'bf16' asked"
+    assert store.nearly({**content, "weights": "b" * 64}) is None  # another model is not nearly the same
