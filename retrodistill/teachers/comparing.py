@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,21 +21,28 @@ if TYPE_CHECKING:
     from retrodistill.scores.store import ScoreStore
     from retrodistill.teachers.teacher import PairwiseJudge
 
+_QUERIES_AT_ONCE = 64
+
 Pairs = Sequence[tuple[int, int]]
+Comparison = tuple[str, str, str]  # query, the document shown first, the other
+Asking = Generator[Pairs, list[float], None]
 
 
 class Comparing(Teacher):
     """A teacher that is asked which of two documents is the more relevant, in both orders.
 
     Attributes:
-        pairs: `all` pairs of a query's candidates, or at most so many: drawn so that each document is compared as
+        pairs: `all` pairs of a query's candidates; `sort`, those that merge sort asks for, some n log2 n (Qin et al.
+            2024, PRP-Sorting), from the order of ranks; or at most so many: drawn so that each document is compared as
             often as any other, in rings of random order.
         read: how comparisons become a score a document. Raw preferences are what is stored, so that reading in another
             way costs nothing.
         seed: of the draw.
     """
 
-    pairs: Literal["all"] | int = Field("all", description="comparisons of a query; each is asked in both orders")
+    pairs: Literal["all", "sort"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="comparisons of a query; each is asked in both orders"
+    )
     read: Literal["bradley_terry", "win_rate"] = "bradley_terry"
     seed: int = Field(0, ge=0)
 
@@ -48,10 +55,17 @@ class Comparing(Teacher):
     def open(self, collection: Collection) -> PairwiseJudge:
         """Get ready to compare."""
 
+    def asking(self, query_id: str, ranks: np.ndarray) -> Asking:
+        """Asks about a query's candidates: yields pairs of places, i below j, and is sent what was said of them."""
+        if self.pairs == "sort":
+            # labelled rows that no source found stand last
+            return _merge_sort(np.argsort(np.where(ranks > 0, ranks, 2**30), kind="stable").tolist())
+        return _at_once(self.chosen(query_id, len(ranks)))
+
     def chosen(self, query_id: str, count: int) -> Pairs:
-        """The pairs of places, i below j, that are asked about a query with so many candidates."""
+        """The pairs of places, i below j, that are asked about so many candidates of a query, unless they are sorted."""
         every = count * (count - 1) // 2
-        if self.pairs == "all" or self.pairs >= every:
+        if not isinstance(self.pairs, int) or self.pairs >= every:
             return [(i, j) for i in range(count) for j in range(i + 1, count)]
         generator = np.random.default_rng([self.seed, *query_id.encode("utf-8", "surrogatepass")])
         drawn: dict[tuple[int, int], None] = {}
@@ -61,6 +75,25 @@ class Comparing(Teacher):
                 if len(drawn) < self.pairs and i != j:
                     drawn[min(i, j), max(i, j)] = None
         return list(drawn)
+
+
+def _at_once(pairs: Pairs) -> Asking:
+    yield pairs
+
+
+def _merge_sort(places: Sequence[int]) -> Asking:
+    """Sorts by asking: all merges of a level go on together; where nothing is known, or it is even, order is kept."""
+    runs = [[place] for place in places]
+    while len(runs) > 1:
+        merges = [(runs[n], runs[n + 1], list[int]()) for n in range(0, len(runs) - 1, 2)]
+        rest = runs[2 * len(merges) :]
+        while going := [merge for merge in merges if merge[0] and merge[1]]:
+            heads = [(left[0], right[0]) for left, right, _ in going]
+            said = yield [(min(pair), max(pair)) for pair in heads]
+            for (left, right, merged), value in zip(going, said, strict=True):
+                first_wins = value if left[0] < right[0] else 1 - value
+                merged.append((right if first_wins < 0.5 else left).pop(0))
+        runs = [[*merged, *left, *right] for left, right, merged in merges] + rest
 
 
 def fill(
@@ -73,22 +106,31 @@ def fill(
     """
     judge = teacher.open(collection)
     table = store.table(judge.identity)
-    asked = [(query, a, b) for query, docs, pairs in _lists(teacher, candidates) for a, b in _both(docs, pairs)]
-    queries, documents = _keys(judge, asked)
-    missing = np.flatnonzero(np.isnan(table.lookup(queries, documents)))
+    counts = {"asked": 0, "missing": 0}
     failed: list[str] = []
-    with console.progress(len(missing), f"score {teacher.label}", "comparisons") as bar:
+
+    def answer(asked: Sequence[Comparison]) -> np.ndarray:
+        queries, documents = _keys(judge, asked)
+        known = table.lookup(queries, documents)
+        missing = np.flatnonzero(np.isnan(known))
+        counts["asked"] += len(asked)
+        counts["missing"] += len(missing)
         for start in range(0, len(missing), judge.pairs_a_part):
             rows = missing[start : start + judge.pairs_a_part]
-            columns = list(zip(*(asked[row] for row in rows), strict=True))
-            logits = judge.prefer(*columns)
+            logits = judge.prefer(*zip(*(asked[row] for row in rows), strict=True))
             if np.isinf(logits).any():
                 raise InputError(f"teacher {teacher.label} gives an infinite logit; a judgement must be finite")
-            known = ~np.isnan(logits)
-            table.append(queries[rows[known]], documents[rows[known]], logits[known])
-            failed += [" / ".join(asked[row]) for row in rows[~known]]
+            said = ~np.isnan(logits)
+            table.append(queries[rows[said]], documents[rows[said]], logits[said])
+            known[rows] = logits
+            failed.extend(" / ".join(asked[row]) for row in rows[~said])
             bar.update(len(rows))
-    return dict(judge.identity), len(asked), len(asked) - len(missing), failed
+        return known
+
+    with console.progress(None, f"score {teacher.label}", "comparisons") as bar:
+        for _ in _walk(teacher, candidates, answer):
+            pass
+    return dict(judge.identity), counts["asked"], counts["asked"] - counts["missing"], failed
 
 
 def read(teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:
@@ -109,29 +151,65 @@ def preferences(
     """
     judge = teacher.open(collection)
     table = store.table(judge.identity)
-    for query, docs, pairs in _lists(teacher, candidates):
-        wins = np.full((len(docs), len(docs)), np.nan)
-        if pairs:
-            logits = table.lookup(*_keys(judge, [(query, a, b) for a, b in _both(docs, pairs)])).astype(np.float64)
-            for place, (i, j) in enumerate(pairs):
-                there, back = logits[2 * place], -logits[2 * place + 1]
-                heard = [value for value in (there, back) if not np.isnan(value)]
-                if heard:
-                    wins[i, j] = 1 / (1 + np.exp(-np.mean(heard)))
-                    wins[j, i] = 1 - wins[i, j]
+    for count, said in _walk(teacher, candidates, lambda asked: table.lookup(*_keys(judge, asked))):
+        wins = np.full((count, count), np.nan)
+        for (i, j), value in said.items():
+            wins[i, j], wins[j, i] = value, 1 - value
         yield wins
 
 
-def _lists(teacher: Comparing, candidates: Candidates) -> Iterator[tuple[str, list[str], Pairs]]:
-    docs = candidates.doc_ids
-    for query, start, stop in zip(candidates.queries, candidates.offsets[:-1], candidates.offsets[1:], strict=True):
-        yield query, docs[start:stop], teacher.chosen(query, int(stop - start))
+def _walk(
+    teacher: Comparing, candidates: Candidates, answer: Callable[[Sequence[Comparison]], np.ndarray]
+) -> Iterator[tuple[int, dict[tuple[int, int], float]]]:
+    """Asks about all lists, those of many queries in step, so that their comparisons are judged together.
+
+    Args:
+        teacher: which pairs are asked.
+        candidates: of all queries.
+        answer: the logits of comparisons as they are shown, float32, NaN where there is none.
+
+    Yields:
+        By query, how many candidates it has, and the probability that i is better than j of every pair asked.
+    """
+    docs, ranks, offsets = candidates.doc_ids, candidates.ranks, candidates.offsets.tolist()
+    for first in range(0, len(candidates.queries), _QUERIES_AT_ONCE):
+        queries = candidates.queries[first : first + _QUERIES_AT_ONCE]
+        spans = [slice(offsets[first + n], offsets[first + n + 1]) for n in range(len(queries))]
+        said: list[dict[tuple[int, int], float]] = [{} for _ in queries]
+        going = {
+            n: teacher.asking(query, ranks[span]) for n, (query, span) in enumerate(zip(queries, spans, strict=True))
+        }
+        asked = {n: pairs for n, asking in going.items() if (pairs := next(asking, None)) is not None}
+        while asked:
+            shown = [
+                (queries[n], docs[spans[n]][a], docs[spans[n]][b])
+                for n, pairs in asked.items()
+                for a, b in _both(pairs)
+            ]
+            found = _probabilities(answer(shown))
+            for n, pairs in list(asked.items()):
+                mine, found = found[: len(pairs)].tolist(), found[len(pairs) :]
+                said[n].update((pair, value) for pair, value in zip(pairs, mine, strict=True) if value == value)
+                try:
+                    asked[n] = going[n].send([value if value == value else 0.5 for value in mine])
+                except StopIteration:
+                    del asked[n]
+        yield from ((span.stop - span.start, each) for span, each in zip(spans, said, strict=True))
 
 
-def _both(docs: Sequence[str], pairs: Pairs) -> Iterator[tuple[str, str]]:
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of pairs shown in both orders, one behind the other: float64 (pairs,), NaN where neither was judged."""
+    both = logits.astype(np.float64).reshape(-1, 2) * [1, -1]
+    heard = ~np.isnan(both)
+    total, count = np.where(heard, both, 0).sum(axis=1), heard.sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(both), np.nan), where=count > 0)
+    return 1 / (1 + np.exp(-mean))
+
+
+def _both(pairs: Pairs) -> Iterator[tuple[int, int]]:
     for i, j in pairs:
-        yield docs[i], docs[j]
-        yield docs[j], docs[i]
+        yield i, j
+        yield j, i
 
 
 def _keys(judge: PairwiseJudge, asked: Sequence[tuple[str, str, str]]) -> tuple[np.ndarray, np.ndarray]:

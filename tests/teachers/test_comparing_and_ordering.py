@@ -1,5 +1,7 @@
 """Judgements of pairs and of lists: what is asked, kept, asked again after a crash, and read."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from toy_models import Alphabet, ByLength, Longer, Spelling
@@ -76,6 +78,38 @@ def test_a_budget_of_pairs_is_drawn_evenly_and_the_same_again():
     assert all(i < j for i, j in chosen)
     assert len(teacher.chosen("q", 4)) == 6  # all there are
     assert teacher.chosen("q", 1) == []
+
+
+def test_sorting_asks_as_merge_sort_does_and_finds_the_order(collection, candidates, store):
+    teacher = ByLength(pairs="sort")
+    (told,) = judging.judge(candidates, collection, [teacher], store)
+    # e d | c b | a: e-d, c-b; d-c, e-c, e-b; d-a, (c|b|e)-a ... each in both orders
+    asked = [tuple(row[1:]) for row in Longer.asked if row[0] == "q"]
+    assert {("e", "d"), ("d", "e"), ("c", "b"), ("b", "c")} == set(asked[:4])
+    assert told.judged == len(asked) + 2 < 22 and len(set(asked)) == len(asked)
+    found = judging.read(candidates, collection, [teacher], store)[0]
+    assert [d for _, d in sorted(zip(-found[:5], "edcba", strict=True))] == sorted(DOCS, key=lambda d: -len(DOCS[d]))
+    (told,) = judging.judge(candidates, collection, [teacher], store)
+    assert told.judged == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 33])
+def test_a_sort_compares_n_log_n_times_and_all_neighbours(count):
+    generator = np.random.default_rng(count)
+    worth = generator.permutation(count)
+    asking = ByLength(pairs="sort").asking("q", np.arange(1, count + 1))
+    asked: list[tuple[int, int]] = []
+    pairs = next(asking, None)
+    while pairs is not None:
+        asked += pairs
+        try:
+            pairs = asking.send([float(worth[i] > worth[j]) for i, j in pairs])
+        except StopIteration:
+            break
+    assert len(set(asked)) == len(asked) <= count * np.ceil(np.log2(max(count, 1)))
+    assert all(i < j for i, j in asked)
+    order = np.argsort(-worth)
+    assert {(min(a, b), max(a, b)) for a, b in pairwise(order)} <= set(asked)
 
 
 def test_what_failed_is_listed_and_asked_again(collection, candidates, store):
