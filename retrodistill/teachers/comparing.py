@@ -63,7 +63,7 @@ class Comparing(Teacher):
         return _at_once(self.chosen(query_id, len(ranks)))
 
     def chosen(self, query_id: str, count: int) -> Pairs:
-        """The pairs of places, i below j, that are asked about so many candidates of a query, unless they are sorted."""
+        """The pairs of places, i below j, asked about so many candidates of a query, unless they are sorted."""
         every = count * (count - 1) // 2
         if not isinstance(self.pairs, int) or self.pairs >= every:
             return [(i, j) for i in range(count) for j in range(i + 1, count)]
