@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -54,8 +54,9 @@ class YesNo(Scoring):
     """Is the document relevant? The log-odds of "yes" against "no".
 
     `log p(yes) - log p(no)`, p of the next token: unbounded, so that a sure teacher still tells documents apart.
-    `template` is the question, in which {query} and {document} stand for the texts; `qwen3_reranker` asks as the model
-    of that name was trained to be asked, in its own chat (it wants `chat: false`).
+    `template` is the question, in which {query} and {document} stand for the texts; `qwen3_reranker` and
+    `bge_reranker_gemma` ask as the models of that name were trained to be asked, labels and all (they want
+    `chat: false`). BGE's own score is the logit of Yes alone; here it is against No, as of any other model.
 
     Source: Nogueira et al. 2020, "Document Ranking with a Pretrained Sequence-to-Sequence Model", for decoders Zhang et
     al. 2025, "Qwen3 Embedding".
@@ -69,15 +70,21 @@ class YesNo(Scoring):
     yes: str = Field("yes", min_length=1, description="as the answer begins; plain text may want a space before it")
     no: str = Field("no", min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        named = TEMPLATES.get(given.get("template", "")) if isinstance(given, dict) else None
+        return given if named is None else {**dict(named.labels), **given, "template": named.template}
+
     @field_validator("template")
     @classmethod
     def _names_both(cls, template: str) -> str:
-        return checked(TEMPLATES.get(template, template))
+        return checked(template)
 
     @model_validator(mode="after")
-    def _in_its_own_chat(self) -> Self:
-        if self.chat and self.template in TEMPLATES.values():
-            raise ValueError("the template holds a chat of its own; set chat: false")
+    def _in_its_own_words(self) -> Self:
+        if self.chat and any(self.template == named.template for named in TEMPLATES.values()):
+            raise ValueError("the template is all that the model wants to read; set chat: false")
         return self
 
     def scores(self, asker: Scorer, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
@@ -155,13 +162,38 @@ class QueryLikelihood(Scoring):
         return asker.model.likelihood(prompts, [f" {query}" if self.space else query for query in queries])
 
 
+class Named(NamedTuple):
+    """A question as a model was trained to be asked it.
+
+    Attributes:
+        template: the whole of what it reads.
+        yes: as its answer begins where the document is relevant.
+        no: and where it is not.
+    """
+
+    template: str
+    yes: str = "yes"
+    no: str = "no"
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """Options and their values."""
+        return ("yes", self.yes), ("no", self.no)
+
+
 TEMPLATES = {
-    "qwen3_reranker": (
+    "qwen3_reranker": Named(
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
         'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
         "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
         "<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    )
+    ),
+    "bge_reranker_gemma": Named(
+        "A: {query}\nB: {document}\nGiven a query A and a passage B, determine whether the passage contains an answer "
+        "to the query by providing a prediction of either 'Yes' or 'No'.",
+        yes="Yes",
+        no="No",
+    ),
 }
 
 

@@ -120,10 +120,22 @@ def test_a_cut_text_is_a_beginning_of_so_many_words(text, words):
 def test_templates_must_have_a_place_for_the_texts():
     with pytest.raises(ValidationError, match=r"the template lacks \{document\}"):
         YesNo(model="toy_models:Knowing", template="{query}?")
-    with pytest.raises(ValidationError, match="holds a chat of its own; set chat: false"):
+    with pytest.raises(ValidationError, match="is all that the model wants to read; set chat: false"):
         YesNo(model="toy_models:Knowing", template="qwen3_reranker")
     asked = YesNo(model="toy_models:Knowing", template="qwen3_reranker", chat=False)
-    assert asked.template == TEMPLATES["qwen3_reranker"]
+    assert asked.template == TEMPLATES["qwen3_reranker"].template
+    assert (
+        YesNo.model_validate(asked.model_dump() | {"model": "toy_models:Knowing"}) == asked
+    )  # as a dumped recipe has it
+
+
+def test_named_templates_bring_their_labels(collection):
+    judge = teacher("yes_no", template="bge_reranker_gemma", chat=False).open(collection)
+    judge.score(["q"], ["a"])
+    (asked,) = judge.model.asked
+    assert asked.startswith("A: what?\nB: T one two three\n") and judge.model.choices_asked == ["Yes", "No"]
+    other = YesNo(model="toy_models:Knowing", template="bge_reranker_gemma", chat=False, yes="Sure")
+    assert (other.yes, other.no) == ("Sure", "No")
 
 
 @pytest.mark.parametrize(
