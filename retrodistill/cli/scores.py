@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +26,7 @@ def info(store: Path) -> None:
     rows = [
         [
             found["fingerprint"],
-            str(found["identity"].get("kind", "?")),
+            _told(found["identity"]),
             f"{found['rows']:,}",
             f"{found['orders']:,}",
             f"{found['parts']:,}",
@@ -33,7 +34,13 @@ def info(store: Path) -> None:
         ]
         for found in ScoreStore(store).teachers()
     ]
-    click.echo(markdown_table(["teacher", "kind", "scores", "orders", "parts", "MB"], rows))
+    click.echo(markdown_table(["teacher", "what it is", "scores", "orders", "parts", "MB"], rows, numbers=False))
+
+
+def _told(identity: dict[str, Any]) -> str:
+    """The kind, and the options that are short enough to be read: no digests, no templates."""
+    rest = {key: value for key, value in identity.items() if key != "kind" and isinstance(value, str | int | float)}
+    return ", ".join([str(identity.get("kind", "?")), *(f"{k} {v}" for k, v in rest.items() if len(str(v)) <= 30)])
 
 
 @store.command()
