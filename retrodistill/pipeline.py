@@ -25,7 +25,7 @@ from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
 from retrodistill.runs import read_run, write_run
-from retrodistill.scores.store import ScoreStore
+from retrodistill.scores.store import ScoreStore, fingerprint
 from retrodistill.sections import Recipe, Stage, Train
 from retrodistill.teachers import judging
 
@@ -115,15 +115,14 @@ class Walk:
         if not teachers:
             return
         say(_named("score", stage), f"{len(candidates):,} pairs by {_labels(teachers)}")
-        done = judging.judge(candidates, self.collection, teachers, self.store)
-        for judged in done:
-            say("", str(judged))
+        steps.score(stage.score, candidates, self.collection, self.store, self.recipe.seed, partial(say, ""))
         by_teacher = [
-            {"teacher": teacher.model_dump(mode="json"), "fingerprint": judged.fingerprint, "asked": judged.asked}
-            for teacher, judged in zip(teachers, done, strict=True)
+            {"teacher": teacher.model_dump(mode="json"), "fingerprint": fingerprint(identity)}
+            for teacher, identity in zip(teachers, judging.identities(self.collection, teachers), strict=True)
         ]
         about = {"artefact": "scores", "store": str(self.store.root), "candidates": candidates.digest}
-        write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **circumstances()})
+        spent = stage.score.model_dump(mode="json", include={"budget", "spend", "hints"})
+        write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **spent, **circumstances()})
 
     def train(self, stage: Stage, name: str, candidates: Candidates) -> None:
         """Train one student of a round, or the models of its folds, unless it was."""

@@ -32,6 +32,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "queries": ("retrodistill.querying", "QUERIES"),
     "teacher": ("retrodistill.teachers", "TEACHERS"),
     "combination": ("retrodistill.scores", "COMBINATIONS"),
+    "spending": ("retrodistill.spending", "SPENDING"),
     "loss": ("retrodistill.losses", "LOSSES"),
     "student": ("retrodistill.students", "STUDENTS"),
     "index": ("retrodistill.indexing", "INDEXES"),

@@ -70,6 +70,9 @@ class Score(Section):
 
     teachers: tuple[of("teacher"), ...] = ()  # type: ignore[valid-type]
     combine: of("combination") | None = None  # type: ignore[valid-type]
+    budget: int | None = Field(None, ge=1, description="judgements of train candidates by each teacher that is no hint")
+    spend: of("spending") = Field("uncertainty", description="which ones")  # type: ignore[valid-type]
+    hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
 
 
 class Train(TrainOptions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,10 +21,12 @@ from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
+from retrodistill.spending import spend
 from retrodistill.teachers import comparing, judging
 
 if TYPE_CHECKING:
     from retrodistill.retrieval.retriever import Retriever
+    from retrodistill.sections import Score
 
 
 def retriever_spec(system: str) -> dict[str, Any]:
@@ -99,6 +101,35 @@ def evaluate(
         documents=len(collection.corpus),
         details=searcher.details,
     )
+
+
+def score(
+    section: Score,
+    candidates: Candidates,
+    collection: Collection,
+    store: ScoreStore,
+    seed: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Have teachers judge candidates: all of them, or within a budget those that a rule chooses.
+
+    Args:
+        section: teachers, budget, rule and hints.
+        candidates: what mining found.
+        collection: where texts are.
+        store: where judgements are kept.
+        seed: of the rule's draws.
+        tell: is told a line at a time what was done.
+    """
+    full = [teacher for teacher in section.teachers if section.budget is None or teacher in section.hints]
+    for judged in judging.judge(candidates, collection, full, store):
+        tell(str(judged))
+    for teacher in section.teachers:
+        if section.budget is not None and teacher not in section.hints:
+            tell(f"{teacher.label}: {section.budget:,} judgements by {section.spend.label}")
+            hints, rule = section.hints, section.spend
+            for spent in spend(rule, section.budget, teacher, candidates, collection, store, hints=hints, seed=seed):
+                tell(f"  {spent}")
 
 
 def teacher_scores(

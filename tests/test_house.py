@@ -22,7 +22,7 @@ FLOORS = [
     {"retrieval"},
     {"folds"},
     {"mining", "querying", "teachers", "students"},
-    {"training"},
+    {"training", "spending"},
     {"sections", "steps"},
     {"unfit"},
     {"recipe"},

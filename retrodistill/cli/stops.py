@@ -87,24 +87,51 @@ def mine(
     required=True,
     help="cross_encoder:MODEL, dense:MODEL, splade:MODEL, colbert:MODEL, bm25, ...",
 )
+@click.option("--budget", type=click.IntRange(min=1), help="So many judgements by each teacher, not all of them.")
+@click.option(
+    "--spend",
+    "rule",
+    default="uncertainty",
+    show_default=True,
+    help="Which ones: random, coverage, uncertainty, disagreement.",
+)
+@click.option("--hint", "hints", multiple=True, help="A cheap teacher, such as bm25, that judges all for the rule.")
 @options.store
-def score(candidates: Path, data: str, teachers: tuple[str, ...], store: Path) -> None:
+@options.seed
+def score(
+    candidates: Path,
+    data: str,
+    teachers: tuple[str, ...],
+    budget: int | None,
+    rule: str,
+    hints: tuple[str, ...],
+    store: Path,
+    seed: int,
+) -> None:
     """Have teachers score CANDIDATES into the score store; what it has already is not scored again.
 
+    With a budget the judgements go where they help most, slice by slice, each with the nDCG@10 it bought on labelled
+    queries; stop it when that no longer rises. What is left out is masked in training.
+
     \b
-    Example:
+    Examples:
       retrodistill score candidates.parquet --data DIR --teacher cross_encoder:MODEL --teacher bm25 --store scores/
+      retrodistill score candidates.parquet --data DIR --teacher cross_encoder:MODEL --budget 5000 --hint bm25
     """
+    from retrodistill import steps
     from retrodistill.candidates import Candidates
     from retrodistill.collections import open_collection
     from retrodistill.recipe import part
     from retrodistill.scores.store import ScoreStore
-    from retrodistill.teachers import judging
+    from retrodistill.sections import Score
 
-    parts = [part("teacher", teacher) for teacher in teachers]
-    found = Candidates.read(candidates)
-    for judged in judging.judge(found, open_collection(data), parts, ScoreStore(store)):
-        click.echo(f"{judged} (store {store}, fingerprint {judged.fingerprint})")
+    section = Score(
+        teachers=tuple(part("teacher", teacher) for teacher in teachers),
+        budget=budget,
+        spend=part("spending", rule),
+        hints=tuple(part("teacher", hint) for hint in hints),
+    )
+    steps.score(section, Candidates.read(candidates), open_collection(data), ScoreStore(store), seed, click.echo)
 
 
 @click.command()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from retrodistill import console
 from retrodistill.errors import InputError
+from retrodistill.files import write_text
+from retrodistill.language import accounts
 from retrodistill.registry import Part
 from retrodistill.scores.keys import text_keys
 from retrodistill.scores.store import ScoreStore, TeacherScores, fingerprint
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
     from retrodistill.teachers.teacher import Judge
+
+
+# In a teacher's folder of the store: what it failed at when it was last asked, a line each.
+FAILED = "failed.txt"
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,15 @@ class Judged:
     def __str__(self) -> str:
         """One line for the person who waits."""
         if not self.judged and not self.failed:
-            return f"{self.teacher}: all {self.asked:,} judgements are in the store"
+            return f"{self.teacher}: all {self.asked:,} judgements are in the store ({self.fingerprint})"
         rate = self.judged / max(self.seconds, 1e-9)
         said = f"{self.teacher}: {self.judged:,} {self.unit} judged ({rate:,.0f}/s), {self.stored:,} were in the store"
+        said += f" ({self.fingerprint})"
         if not self.failed:
             return said
         named = ", ".join(self.failed[:3]) + (", ..." if len(self.failed) > 3 else "")
-        return f"{said}; {len(self.failed):,} FAILED and are asked again next time: {named}"
+        where = f"all in {self.fingerprint}/{FAILED} of the store"
+        return f"{said}; {len(self.failed):,} FAILED and are asked again next time: {named} ({where})"
 
 
 def judge(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> list[Judged]:
@@ -115,7 +124,9 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
     failed: list[str] = []
     if len(missing):
         _say_nearly(teacher, store, opened.identity)
-        failed = _fill(teacher, opened, table, candidates, queries, documents, missing)
+        with accounts.kept_in(table.folder):
+            failed = _fill(teacher, opened, table, candidates, queries, documents, missing)
+    _list_failed(table.folder, failed)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(opened.identity),
@@ -124,6 +135,15 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
         seconds=time.perf_counter() - began,
         failed=tuple(failed),
     )
+
+
+def _list_failed(folder: Path, failed: Sequence[str]) -> None:
+    """Keep what failed in the teacher's folder, a line each, until nothing does."""
+    path = folder / FAILED
+    if failed:
+        write_text(path, "".join(f"{line}\n" for line in failed))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _say_nearly(teacher: Part, store: ScoreStore, identity: Mapping[str, Any]) -> None:
@@ -136,11 +156,14 @@ def _judge_lists(
     teacher: Comparing | Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
 ) -> Judged:
     began = time.perf_counter()
+    folder = store.root / fingerprint(_open(teacher, collection).identity)
     _say_nearly(teacher, store, _open(teacher, collection).identity)
-    if isinstance(teacher, Comparing):
-        identity, asked, stored, failed = comparing.fill(teacher, candidates, collection, store)
-    else:
-        identity, asked, stored, failed = ordering.fill(teacher, candidates, collection, store)
+    with accounts.kept_in(folder):
+        if isinstance(teacher, Comparing):
+            identity, asked, stored, failed = comparing.fill(teacher, candidates, collection, store)
+        else:
+            identity, asked, stored, failed = ordering.fill(teacher, candidates, collection, store)
+    _list_failed(folder, failed)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(identity),

@@ -121,7 +121,7 @@ def test_the_second_time_nothing_is_asked(store):
     ASKED.clear()
     (judged,) = judging.judge(BOTH, made(), [Toy()], store)
     assert (ASKED, judged.stored, judged.judged) == ([], 7, 0)
-    assert str(judged) == "toy: all 7 judgements are in the store"
+    assert str(judged) == f"toy: all 7 judgements are in the store ({judged.fingerprint})"
     judging.judge(BOTH, made(), [Toy(part=1)], ScoreStore(store.root))
     assert (ASKED, parts(store)) == ([], before)
 
@@ -133,7 +133,7 @@ def test_only_new_pairs_are_asked_when_candidates_grow(store):
     assert ASKED == [[("q2", "d6"), ("q1", "d7")]]
     assert (judged.asked, judged.stored, judged.judged) == (9, 7, 2)
     assert str(judged).startswith("toy: 2 pairs judged (")
-    assert str(judged).endswith("/s), 7 were in the store")
+    assert str(judged).endswith(f"/s), 7 were in the store ({judged.fingerprint})")
 
 
 def test_another_teacher_is_asked_for_itself(store):
