@@ -21,6 +21,10 @@ class Divergence(Tempered):
         """What a query's distributions are over, bool (Q, D)."""
         return batch.taught
 
+    def said(self, batch: ScoreBatch) -> Tensor:
+        """The teacher's scores, (Q, D); anything outside the entries."""
+        return batch.teacher
+
     @abstractmethod
     def between(self, teacher: Tensor, student: Tensor) -> Tensor:
         """What each entry adds, from log-probabilities (Q, D)."""
@@ -28,7 +32,7 @@ class Divergence(Tempered):
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """One divergence a query; fewer than two documents teach nothing."""
         mask = self.entries(batch)
-        teacher = self.cooled_target(batch.teacher).masked_fill(~mask, 0.0)
+        teacher = self.cooled_target(self.said(batch)).masked_fill(~mask, 0.0)
         student = self.cooled(batch.student)
         parts = self.between(masked_log_softmax(teacher, mask), masked_log_softmax(student, mask))
         return parts.masked_fill(~mask, 0.0).sum(-1), mask.sum(-1) >= 2
@@ -70,11 +74,15 @@ class InBatchKL(SkewKL):
     For teachers that are cheap enough to score every query against every document of a batch, such as ColBERT; where
     they scored a query's own candidates only, this is `kl`. Options as of `kl`.
 
+    `unjudged: lowest` takes in every other document of the batch too, as good as the worst that the teacher judged for
+    the query: no source found it, and a student that is told nothing of it may move it anywhere.
+
     Source: Lin et al. 2021, "In-Batch Negatives for Knowledge Distillation with Tightly-Coupled Teachers for Dense
     Retrieval" (TCT-ColBERT).
     """
 
     kind: Literal["in_batch_kl"] = "in_batch_kl"
+    unjudged: Literal["left_out", "lowest"] = Field("left_out", description="what becomes of documents without a score")
 
     @property
     def in_batch(self) -> bool:
@@ -82,8 +90,15 @@ class InBatchKL(SkewKL):
         return True
 
     def entries(self, batch: ScoreBatch) -> Tensor:
-        """Everything judged, whoever it was mined for."""
-        return batch.valid & batch.judged
+        """Everything judged, whoever it was mined for; with `lowest` everything, where anything is judged."""
+        judged = batch.valid & batch.judged
+        return judged if self.unjudged == "left_out" else batch.valid & judged.any(-1, keepdim=True)
+
+    def said(self, batch: ScoreBatch) -> Tensor:
+        """The teacher's scores, and the lowest of a query where it has none."""
+        judged = batch.valid & batch.judged
+        lowest = batch.teacher.masked_fill(~judged, torch.inf).min(-1, keepdim=True).values
+        return torch.where(judged, batch.teacher, lowest)
 
 
 class JensenShannon(Divergence):

@@ -168,10 +168,15 @@ def _divergence(between):
         documents = query.taught
         if loss.in_batch:
             documents = [document for document in query.documents if document.valid and document.judged]
+        scores = {id(document): document.teacher for document in documents}
+        if loss.in_batch and loss.unjudged == "lowest" and documents:
+            lowest = min(scores.values())
+            documents = [document for document in query.documents if document.valid]
+            scores = {id(document): scores.get(id(document), lowest) for document in documents}
         if len(documents) < 2:
             return None
         cold, wanted = _sides(loss)
-        teacher = _softmax([document.teacher / wanted for document in documents])
+        teacher = _softmax([scores[id(document)] / wanted for document in documents])
         student = _softmax([document.student / cold for document in documents])
         return between(loss, teacher, student)
 

@@ -34,6 +34,7 @@ LOSSES = {
     "kl, skewed": KL(skew=0.1, **APART),
     "kl, skewed reverse": KL(direction="reverse", skew=0.3),
     "in_batch_kl": InBatchKL(**APART),
+    "in_batch_kl, all": InBatchKL(**APART, unjudged="lowest"),
     "jensen_shannon": JensenShannon(**APART),
     "jensen_shannon, near kl": JensenShannon(beta=0.1),
     "listnet": ListNet(**APART),

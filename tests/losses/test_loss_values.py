@@ -127,6 +127,14 @@ def test_in_batch_kl_is_over_all_that_was_judged():
     assert InBatchKL()(make_batch(**scores, **masks, own=[[1, 0, 1, 1]])).item() == pytest.approx(0.5 * math.log(4 / 3))
 
 
+def test_in_batch_kl_may_take_what_was_not_judged_for_the_worst():
+    batch = make_batch(
+        [[0, 0, 0], [0, 0, 9]], teacher=[[LN2 + 7, 7, NAN], [NAN, NAN, NAN]], judged=[[1, 1, 0], [0, 0, 0]]
+    )
+    wanted = 0.5 * math.log(1.5) + 0.5 * math.log(0.75)  # teacher (1/2, 1/4, 1/4); the other query says nothing
+    assert InBatchKL(unjudged="lowest")(batch).item() == pytest.approx(wanted)
+
+
 def test_ranknet_by_hand():
     batch = make_batch([[LN2, 0, 0]], teacher=[[2, 1, 0]])
     first, tied = math.log(1.5), LN2
