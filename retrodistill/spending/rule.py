@@ -47,7 +47,7 @@ class Known:
         hints = np.where(np.isnan(self.hints), 0.0, self.hints)
         if known.sum() < 2 * (len(hints) + 1):
             guess = hints.mean(axis=0)
-            spread = float(hints.std(axis=0).mean()) if len(hints) > 1 else 1.0
+            spread = float(hints.std(axis=0).mean()) if len(hints) > 1 and hints.size else 1.0
             return guess, max(spread, 1e-6)
         features = np.vstack([hints, np.ones(hints.shape[1])]).T
         inner = features[known].T @ features[known] + np.eye(features.shape[1]) * 1e-3 * known.sum()

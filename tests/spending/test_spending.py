@@ -1,0 +1,177 @@
+"""A budget of judgements: never more than asked, never twice, and where each rule says it should go."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrodistill.candidates import Candidates
+from retrodistill.collections import Collection, Texts
+from retrodistill.errors import InputError
+from retrodistill.registry import build
+from retrodistill.scores.store import ScoreStore
+from retrodistill.spending import Known, spend
+from retrodistill.teachers import judging
+from retrodistill.teachers.teacher import Teacher
+
+QUERIES, DEPTH = 6, 20
+
+
+class Truth(Teacher):
+    """Knows what is relevant: document n of query q is worth a number that its text tells."""
+
+    kind: Literal["truth"] = "truth"
+    fails_at: str = ""
+
+    def open(self, collection):
+        return Judge(self, collection)
+
+
+class Judge:
+    pairs_a_part = 7
+    may_fail = True
+    asked: list[tuple[str, str]] = []  # noqa: RUF012 - shared, and emptied by the fixture
+
+    def __init__(self, options, collection):
+        self.options, self.collection = options, collection
+        self.identity: dict[str, Any] = {"kind": "truth"}
+
+    def query_text(self, query_id):
+        return self.collection.queries.text(query_id)
+
+    def document_text(self, doc_id):
+        return self.collection.corpus.text(doc_id)
+
+    def score(self, query_ids, doc_ids):
+        pairs = list(zip(query_ids, doc_ids, strict=True))
+        Judge.asked += pairs
+        values = [float(self.document_text(doc).split()[-1]) for _, doc in pairs]
+        return np.array(
+            [np.nan if doc == self.options.fails_at else v for (_, doc), v in zip(pairs, values, strict=True)],
+            dtype=np.float32,
+        )
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Ranks tell something of worth, not all; one document a query is labelled, the best."""
+    Judge.asked.clear()
+    generator = np.random.default_rng(0)
+    texts, rows = [], {}
+    for q in range(QUERIES):
+        worth = -np.arange(DEPTH) / 4 + generator.normal(size=DEPTH)
+        best = int(worth.argmax())
+        texts += [(f"d{q}.{n}", "", f"worth {worth[n]:.4f}") for n in range(DEPTH)]
+        rows[f"q{q}"] = [(f"d{q}.{n}", "bm25", n + 1, 0.0, 1 if n == best else None) for n in range(DEPTH)]
+    queries = Texts.queries("c", [(f"q{q}", f"query {q}") for q in range(QUERIES)])
+    return Collection("c", Texts.documents("c", texts), queries, {}), Candidates.of(rows), ScoreStore(tmp_path)
+
+
+def rule(kind, **options):
+    return build("spending", {"kind": kind, **options})
+
+
+RULES = ["random", "coverage", "uncertainty", "disagreement"]
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_no_more_is_asked_than_the_budget_and_nothing_twice(kind, world):
+    collection, candidates, store = world
+    told = list(spend(rule(kind), 43, Truth(), candidates, collection, store))
+    assert len(Judge.asked) == 43 == len(set(Judge.asked))
+    assert told[-1].judged == 43 and told[-1].candidates == QUERIES * DEPTH
+    assert [each.judged for each in told] == sorted(each.judged for each in told)
+    list(spend(rule(kind), 43, Truth(), candidates, collection, store))
+    assert len(Judge.asked) == 43
+    told = list(spend(rule(kind), 1000, Truth(), candidates, collection, store))
+    assert told[-1].judged == QUERIES * DEPTH == len(set(Judge.asked)) == len(Judge.asked)
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_what_is_chosen_depends_on_the_seed_alone(kind, world, tmp_path):
+    collection, candidates, _ = world
+    chosen = []
+    for number, seed in enumerate((3, 3, 4)):
+        Judge.asked.clear()
+        list(spend(rule(kind), 30, Truth(), candidates, collection, ScoreStore(tmp_path / str(number)), seed=seed))
+        chosen.append(list(Judge.asked))
+    assert chosen[0] == chosen[1]
+    assert kind != "random" or chosen[2] != chosen[0]
+
+
+def test_all_judged_is_the_teachers_own_order(world):
+    collection, candidates, store = world
+    told = list(spend(rule("random"), QUERIES * DEPTH, Truth(), candidates, collection, store))
+    assert told[-1].ndcg == pytest.approx(1.0)  # the labelled document of each query is its best
+    assert told[0].ndcg < 1
+
+
+def test_coverage_takes_the_first_of_each_query_before_the_second_of_any(world):
+    collection, candidates, store = world
+    list(spend(rule("coverage"), QUERIES * 3, Truth(), candidates, collection, store))
+    assert set(Judge.asked) == {(f"q{q}", f"d{q}.{n}") for q in range(QUERIES) for n in range(3)}
+
+
+def test_uncertainty_is_greatest_at_the_edge_of_the_top():
+    expected = np.linspace(1, -1, 30)
+    known = Known(np.arange(1, 31), np.array([0, 30]), np.full(30, np.nan), expected[None])
+    worth = rule("uncertainty", top=10).worth(known, np.random.default_rng(0))
+    assert set(np.argsort(-worth)[:4]) == {8, 9, 10, 11}
+    assert worth[0] < worth[9] > worth[29]
+
+
+def test_disagreement_is_greatest_where_one_has_high_what_another_has_low():
+    first = -np.arange(20.0)
+    other = first.copy()
+    other[[0, 19]] = other[[19, 0]]
+    known = Known(np.arange(1, 21), np.array([0, 20]), np.full(20, np.nan), np.stack([first, other]))
+    worth = rule("disagreement").worth(known, np.random.default_rng(0))
+    assert set(np.argsort(-worth)[:2]) == {0, 19}
+    assert worth[1:19].max() < worth[[0, 19]].min() / 2
+
+
+def test_a_regression_on_hints_stands_for_what_was_not_judged():
+    hints = np.stack([np.linspace(2, -2, 40), np.cos(np.arange(40.0))])
+    truth = 3 * hints[0] + 2 * hints[1] + 5
+    judged = np.where(np.arange(40) % 2 == 0, truth, np.nan)
+    known = Known(np.arange(1, 41), np.array([0, 40]), judged, hints)
+    expected, wrong = known.expected
+    np.testing.assert_allclose(expected, truth, atol=0.1)
+    assert wrong < 0.1
+
+
+def test_what_fails_costs_and_is_not_asked_again_for_this_money(world):
+    collection, candidates, store = world
+    told = list(spend(rule("coverage"), QUERIES * 2, Truth(fails_at="d0.0"), candidates, collection, store))
+    assert len(Judge.asked) == QUERIES * 2 == len(set(Judge.asked))
+    assert sum(each.failed for each in told) == 1 and told[-1].judged == QUERIES * 2 - 1
+
+
+def test_hints_are_judged_in_full_and_looked_at(world):
+    collection, candidates, store = world
+    list(spend(rule("uncertainty"), 10, Truth(), candidates, collection, store, hints=[build("teacher", "bm25")]))
+    assert not np.isnan(judging.read(candidates, collection, [build("teacher", "bm25")], store)).any()
+    assert int((~np.isnan(judging.read(candidates, collection, [Truth()], store))).sum()) == 10
+
+
+def test_a_teacher_that_compares_has_a_budget_of_its_own(world):
+    collection, candidates, store = world
+    with pytest.raises(InputError, match=r"by_length.* is pairwise; a budget counts single documents: set its pairs"):
+        list(spend(rule("random"), 10, build("teacher", "toy_models:ByLength"), candidates, collection, store))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(RULES), st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_any_state_gives_every_row_a_finite_worth(seed, kind, lengths):
+    generator = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    count = int(offsets[-1])
+    judged = np.where(generator.random(count) < 0.5, generator.normal(size=count), np.nan)
+    hints = np.where(generator.random((2, count)) < 0.8, generator.normal(size=(2, count)), np.nan)
+    known = Known(generator.integers(0, 50, count), offsets, judged, hints)
+    worth = rule(kind).worth(known, generator)
+    assert worth.shape == (count,) and np.isfinite(worth).all()
