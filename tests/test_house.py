@@ -27,7 +27,7 @@ FLOORS = [
     {"unfit"},
     {"recipe"},
     {"pipeline"},
-    {"audit"},
+    {"audit", "plan"},
     {"cli"},
     {"__init__", "__main__"},
 ]  # fmt: skip

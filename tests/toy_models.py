@@ -80,6 +80,9 @@ class Opened:
         pairs = zip(read, continuations, strict=True)
         return np.array([Knowing.log(prompt, said) for prompt, said in pairs], dtype=np.float32)
 
+    def count_tokens(self, prompts):
+        return np.array([len(text.split()) for text in self._read(prompts)])
+
     def generate(self, prompts, max_tokens):
         said = []
         for prompt in self._read(prompts):

@@ -66,6 +66,7 @@ for verb in (
     stops.search,
     results.evaluate,
     results.report,
+    recipes.plan,
     recipes.audit,
     scores.store,
     exchange.import_,

@@ -57,6 +57,31 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--probe",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="Judgements that each teacher makes now, to be timed; 0 for none.",
+)
+@options.settings
+def plan(recipe: Path, probe: int, settings: tuple[str, ...]) -> None:
+    """Say what RECIPE's teachers will be asked, how much of it the store has, and what the rest takes.
+
+    Judgements, tokens, time, and the cost of a teacher with a price. Exact where the round was mined, a bound before.
+
+    \b
+    Example:
+      retrodistill plan recipes/scifact.yaml data.path=DIR
+    """
+    from retrodistill import plan as plans
+    from retrodistill import recipe as recipes
+
+    click.echo(plans.plan(recipes.load(recipe, settings), probe=probe).table())
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--queries", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many.")
 @options.settings
 def audit(recipe: Path, queries: int, settings: tuple[str, ...]) -> None:

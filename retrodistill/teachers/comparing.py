@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -50,6 +51,12 @@ class Comparing(Teacher):
     def form(self) -> Form:
         """Pairs."""
         return "pairwise"
+
+    def judgements(self, documents: int) -> int:
+        """Comparisons, each in both orders; merge sort's upper bound where they are sorted."""
+        if self.pairs == "sort":
+            return 2 * documents * math.ceil(math.log2(max(documents, 1)))
+        return 2 * len(self.chosen("", documents))
 
     @abstractmethod
     def open(self, collection: Collection) -> PairwiseJudge:
@@ -131,6 +138,22 @@ def fill(
         for _ in _walk(teacher, candidates, answer):
             pass
     return dict(judge.identity), counts["asked"], counts["asked"] - counts["missing"], failed
+
+
+def count(teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:
+    """Comparisons that are needed, and how many of them are stored; a sort is followed as far as answers are known."""
+    judge = teacher.open(collection)
+    table, counts = store.table(judge.identity), [0, 0]
+
+    def answer(asked: Sequence[Comparison]) -> np.ndarray:
+        known = table.lookup(*_keys(judge, asked))
+        counts[0] += len(asked)
+        counts[1] += int((~np.isnan(known)).sum())
+        return known
+
+    for _ in _walk(teacher, candidates, answer):
+        pass
+    return counts[0], counts[1]
 
 
 def read(teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:

@@ -104,6 +104,20 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
 
 
+def count(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:
+    """How many judgements a teacher needs for candidates, and how many of them are stored. Nothing is asked."""
+    _check(candidates, collection)
+    if isinstance(teacher, Comparing):
+        return comparing.count(teacher, candidates, collection, store)
+    if isinstance(teacher, Ordering):
+        return ordering.count(teacher, candidates, collection, store)
+    opened = _open(teacher, collection)
+    queries, documents = _keys(candidates, opened)
+    rows = _first_of_each(queries, documents, np.arange(len(candidates)))
+    found = store.table(opened.identity).lookup(queries[rows], documents[rows])
+    return len(rows), int((~np.isnan(found)).sum())
+
+
 def identities(collection: Collection, teachers: Sequence[Part]) -> list[dict[str, Any]]:
     """What decides the scores of each teacher on a collection."""
     return [_open(teacher, collection).identity for teacher in teachers]

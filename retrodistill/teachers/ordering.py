@@ -53,6 +53,11 @@ class Ordering(Teacher):
         """Lists."""
         return "listwise"
 
+    def judgements(self, documents: int) -> int:
+        """Windows of all runs."""
+        behind = max(0, documents - self.window)
+        return self.runs * (1 + -(-behind // self.stride)) if documents > 1 else 0
+
     @abstractmethod
     def open(self, collection: Collection) -> ListwiseJudge:
         """Get ready to order."""
@@ -129,6 +134,20 @@ def fill(
     if counts["repaired"]:
         console.say(f"{teacher.label}: {counts['repaired']} of {counts['asked']} answers were repaired")
     return dict(judge.identity), counts["needed"], counts["stored"], failed
+
+
+def count(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:
+    """Windows that are needed, and how many of them are stored, as far as the stored ones tell what comes next."""
+    judge = teacher.open(collection)
+    known, stored = store.orders(judge.identity), [0]
+
+    def answer(windows: Sequence[Window]) -> list[Order | None]:
+        found = [known.find(*_texts(judge, window)) for window in windows]
+        stored[0] += sum(order is not None for order in found)
+        return found
+
+    _walk(teacher, candidates, answer)
+    return sum(teacher.judgements(int(size)) for size in np.diff(candidates.offsets)), stored[0]
 
 
 def read(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:

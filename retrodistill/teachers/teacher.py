@@ -70,6 +70,10 @@ class Teacher(Part):
         """What is asked of it, and so how its judgements are kept and read."""
         return "pointwise"
 
+    def judgements(self, documents: int) -> int:
+        """How many judgements it takes, at most, to judge so many candidates of a query."""
+        return documents
+
     @abstractmethod
     def open(self, collection: Collection) -> Any:
         """Get ready to judge what is in a collection; weights are loaded when first needed."""
