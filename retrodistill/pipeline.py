@@ -344,12 +344,12 @@ class Walk:
         return str(folder)
 
 
-def opened(recipe: Recipe) -> Collection:
-    """The recipe's collection, with the queries held out, and those made, that it asks for."""
+def opened(recipe: Recipe, made: bool = True) -> Collection:
+    """The recipe's collection, with the queries held out, and those `made`, that it asks for."""
     data, collection = recipe.data, open_collection(recipe.data.path)
     if data.hold_out is not None:
         collection = collection.hold_out(data.train, data.hold_out)
-    if data.queries:
+    if data.queries and made:
         collection = collection.with_queries(make_queries(data.queries, collection, recipe.seed), data.train)
     return collection
 

@@ -48,8 +48,9 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
     loaded = recipes.load(recipe, settings)
     data = loaded.data
     if is_at_hand(data.path):  # a collection that would be downloaded is judged when it is there
-        collection = pipeline.opened(loaded)
-        for split in (data.train, data.test, *([data.measured_on] if data.measured_on else [])):
+        collection = pipeline.opened(loaded, made=False)  # making queries may cost
+        asked = [data.train, data.test, *([data.measured_on] if data.measured_on else [])]
+        for split in asked[1:] if data.queries and data.train not in collection.splits else asked:
             collection.qrels(split)
     click.echo(loaded.dump(), nl=False)
     click.echo(f"{recipe}: no mistake found", err=True)

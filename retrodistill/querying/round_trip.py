@@ -1,0 +1,54 @@
+"""The round trip: a query is worth keeping if it leads back to the document that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retrodistill import console
+from retrodistill.collections import Collection, MadeQuery
+from retrodistill.registry import of
+
+_AT_ONCE = 256
+_SPLIT = "round trip"
+
+
+class RoundTrip(BaseModel):
+    """Keeps queries whose document one of the sources finds among the first `depth`.
+
+    Source: Alberti et al. 2019, "Synthetic QA Corpora Generation with Roundtrip Consistency"; by retrieval, Dai et al.
+    2023, "Promptagator: Few-shot Dense Retrieval From 8 Examples".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[of("retriever"), ...] = Field(("bm25",), min_length=1, validate_default=True)  # type: ignore[valid-type]
+    depth: int = Field(10, ge=1)
+
+    def kept(self, queries: Iterator[MadeQuery], collection: Collection, label: str) -> Iterator[MadeQuery]:
+        """Those that lead back, as they come; says how many did when it is over."""
+        seen = back = 0
+        try:
+            while some := list(islice(queries, _AT_ONCE)):
+                found = self._found(some, collection)
+                for query in some:
+                    seen += 1
+                    if query.id in found:
+                        back += 1
+                        yield query
+        finally:
+            console.say(f"{label}: {back:,} of {seen:,} queries led back to their document")
+
+    def _found(self, queries: list[MadeQuery], collection: Collection) -> set[str]:
+        """Ids of queries whose document is found."""
+        roles = [query._replace(role="relevant") for query in queries]
+        asked = Collection(collection.name, collection.corpus, collection.queries, {}).with_queries(roles, _SPLIT)
+        ids, sources = [query.id for query in queries], {query.id: query.source for query in queries}
+        found: set[str] = set()
+        for source in self.sources:
+            run = cast(Any, source).open(asked).search([name for name in ids if name not in found], self.depth)
+            found.update(name for name, documents in run.items() if sources[name] in documents)
+        return found
