@@ -62,6 +62,7 @@ class Mine(Section):
     depth: int = Field(100, ge=1)
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
+    refill: bool = Field(False, description="true: what a sampler lacks is made up from the next in rank")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
 
 

@@ -208,8 +208,8 @@ def test_rows_sorted_by_query_cost_at_most_24_bytes(store):
         "identity": TEACHER,
         "fingerprint": fingerprint(TEACHER),
         "rows": 300_000,
-            "orders": 0,
-            "parts": 1,
+        "orders": 0,
+        "parts": 1,
         "bytes": parts(table)[0].stat().st_size,
     }
     assert teacher["bytes"] <= 24 * 300_000
