@@ -85,7 +85,7 @@ class Walk:
             "split": data.train,
             "sources": judging.identities(self.collection, options.sources),
             "judges": judging.identities(self.collection, judges_of((options.sampler, *options.filters))),
-            **options.model_dump(mode="json", exclude={"sources"}),
+            **options.model_dump(mode="json", exclude={"sources", "memory"}),
             "seed": self.recipe.seed,
         }
 
@@ -102,6 +102,7 @@ class Walk:
                 refill=options.refill,
                 labels=options.labels,
                 store=self.store,
+                memory=options.memory,
                 seed=self.recipe.seed,
             )
             candidates.write(target / "candidates.parquet")

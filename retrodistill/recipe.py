@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrodistill.errors import InputError, Problems, nearest
-from retrodistill.registry import OptionError, Part, build, expand, part_class
+from retrodistill.mining.pool import Rule
+from retrodistill.registry import OptionError, Part, build, expand, part_class, parts_in
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
 from retrodistill.training.fit import misfit
 
@@ -276,15 +277,20 @@ def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
     for place, section in _sections(recipe):
         for name in type(section).model_fields:
             value = getattr(section, name)
-            if isinstance(value, Part):
-                yield (*place, name), value
-            elif isinstance(value, tuple):
-                yield from (
-                    ((*place, name, number), part) for number, part in enumerate(value) if isinstance(part, Part)
-                )
+            several = isinstance(value, tuple)
+            for number, part in enumerate(value if several else (value,)):
+                if isinstance(part, Part):
+                    yield from _with_inner((*place, name, number) if several else (*place, name), part)
     yield from ((("evaluate", "baselines", number), part) for number, part in enumerate(recipe.evaluate.baselines))
     if recipe.index is not None:
         yield ("index",), recipe.index
+
+
+def _with_inner(place: Place, part: Part) -> Iterator[tuple[Place, Part]]:
+    """A part, and where it is a rule of mining, the models that it names."""
+    yield place, part
+    if isinstance(part, Rule):
+        yield from (((*place, name), named) for name, named in parts_in(part).items())
 
 
 def _unfit(recipe: Recipe, lines: Mapping[Place, str]) -> Iterator[str]:
@@ -377,6 +383,8 @@ def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = (
             f"{family} {value['kind']}: wrong options", _told(error, part_class(family, value["kind"]), (), {})
         ) from error
     made.check()
+    for named in parts_in(made).values():
+        named.check()
     return made
 
 

@@ -14,6 +14,7 @@ from retrodistill.encoders import Precision
 from retrodistill.errors import InputError
 from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.evaluation.protocol import DEFAULT_METRICS
+from retrodistill.memory import Size
 from retrodistill.registry import of
 from retrodistill.training.options import TrainOptions
 
@@ -63,6 +64,7 @@ class Mine(Section):
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
     refill: bool = Field(False, description="true: what a sampler lacks is made up from the next in rank")
+    memory: Size | None = Field(None, gt=0, description="that mining may take, such as 2GB; unbounded where left out")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
 
 

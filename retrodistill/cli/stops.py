@@ -20,7 +20,8 @@ from retrodistill.files import write_json
     "sources",
     multiple=True,
     required=True,
-    help="bm25, dense:MODEL, splade:MODEL, colbert:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.",
+    help="bm25, lucene, dense:MODEL, splade:MODEL, colbert:MODEL, vectors:FOLDER, index:FOLDER, run:FILE, random "
+    "or {kind: ...}.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query."
@@ -47,6 +48,7 @@ from retrodistill.files import write_json
 @click.option(
     "--labels/--no-labels", default=True, show_default=True, help="Say which are labelled; without, as if none were."
 )
+@click.option("--memory", help="What mining may take as a whole, such as 2GB: dense vectors stay on disk. Unbounded.")
 @options.store
 @options.seed
 @options.out("The candidates, a Parquet file; OUT.json beside it tells what was kept and dropped.")
@@ -60,6 +62,7 @@ def mine(
     refill: bool,
     positives: bool,
     labels: bool,
+    memory: str | None,
     store: Path,
     seed: int,
     out: Path,
@@ -74,6 +77,7 @@ def mine(
     from retrodistill import mining
     from retrodistill.collections import open_collection
     from retrodistill.manifests import circumstances
+    from retrodistill.memory import granted
     from retrodistill.recipe import part
     from retrodistill.scores.store import ScoreStore
 
@@ -92,6 +96,7 @@ def mine(
         positives=positives,
         labels=labels,
         store=ScoreStore(store),
+        memory=granted(memory),
         seed=seed,
     )
     asked = {

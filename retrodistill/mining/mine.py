@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from retrodistill.candidates import QRELS, Candidate, Candidates
 from retrodistill.errors import InputError
+from retrodistill.memory import Budget
 from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
+from retrodistill.mining.fitting import fit, observe, queries_at_once
 from retrodistill.mining.pool import Pool, Rule
 from retrodistill.mining.samplers import Sampler
 from retrodistill.mining.signals import Signals
@@ -39,6 +41,7 @@ def mine(
     positives: bool = True,
     labels: bool = True,
     store: ScoreStore | None = None,
+    memory: int | None = None,
     seed: int = 0,
 ) -> tuple[Candidates, Account]:
     """Find the documents that stand against each query of a split.
@@ -60,6 +63,8 @@ def mine(
             judge what a teacher makes of what was found.
         labels: say which documents are labelled; left out, candidates are as if nobody had judged them.
         store: where the scores of teachers that samplers and filters name are read, and go to where they are missing.
+        memory: bytes that the process may take as a whole; dense vectors are then searched from disk, and what cannot
+            be kept within is refused. None: as much as is needed.
         seed: of the sampler.
 
     Returns:
@@ -76,22 +81,30 @@ def mine(
     queries, qrels = collection.query_ids(split), collection.qrels(split)
     if not labels:
         qrels = {query: {} for query in queries}
-    searchers: dict[str, Any] = {}
+    opened: dict[str, tuple[Part, Any]] = {}
     for source in sources:
-        label = source.label if source.label not in searchers else f"{source.label}#{len(searchers)}"
-        searchers[label] = cast("Retriever", source).open(collection)
+        label = source.label if source.label not in opened else f"{source.label}#{len(opened)}"
+        opened[label] = source, cast("Retriever", source).open(collection)
+    searchers = {label: searcher for label, (_, searcher) in opened.items()}
     rules = [cast(Rule, rule) for rule in (*filters, *([sampler] if sampler else []))]
     signals = Signals(collection, queries, searchers, store, seed)
     signals.check(rules, labels)
     for searcher in searchers.values():
         if hasattr(searcher, "query_vectors"):
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
-    work = _Mining(collection, searchers, depth, rules, refill, positives, seed, signals, Account(queries=len(queries)))
+    budget = Budget(memory) if memory is not None else None
+    at_once = _QUERIES_AT_ONCE
+    if budget is not None:
+        fit(opened, collection, budget)
+        found = depth * len(sources)
+        kept = cast(Sampler, sampler).n if sampler else found
+        at_once = queries_at_once(budget, len(queries), found, kept, at_once)
+    account = Account(queries=len(queries))
+    work = _Mining(collection, searchers, depth, rules, refill, positives, seed, signals, budget, account)
     tables = []
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        block = queries[start : start + _QUERIES_AT_ONCE]
+    for start in range(0, len(queries), at_once):
+        block = queries[start : start + at_once]
         tables.append(work.mined({query: qrels[query] for query in block}).table)
-    account = work.account
     if not account.kept:
         raise InputError(f"no source found a document for any of the {len(queries)} queries of {split!r}; add a source")
     return Candidates(pa.concat_tables(tables)), account
@@ -109,6 +122,7 @@ class _Mining:
     positives: bool
     seed: int
     signals: Signals
+    budget: Budget | None
     account: Account
 
     def mined(self, qrels: Mapping[str, Mapping[str, int]]) -> Candidates:
@@ -144,6 +158,8 @@ class _Mining:
             self.account.found[label] += len(run[query]) + own
             if own:
                 self.account.dropped[OWN] += own
+        if self.budget is not None:
+            observe(self.budget, label)
         return run
 
     def _added(self, labelled: list[Candidate], grades: Mapping[str, int]) -> list[Candidate]:

@@ -98,7 +98,7 @@ class EncoderSearcher:
     def document_vectors(self) -> Vectors:
         """The corpus, in the kind of vectors that the encoder emits."""
         corpus = self.collection.corpus
-        encoded = vectors.encoded(self.encoder, corpus.texts(), corpus.digest, "document", "encode documents")
+        encoded = vectors.encoded(self.encoder, corpus.sequence, corpus.digest, "document", "encode documents")
         return encoded.vectors
 
     @property

@@ -232,3 +232,24 @@ def test_made_queries_are_written_as_a_folder_that_can_be_mined(tmp_path, collec
     refused = call("queries", "--data", collection_folder, "--from", "sentense", "--out", tmp_path / "other")
     assert refused.exit_code == 2 and "'sentense'" in refused.output and "sentence" in refused.output
     assert not (tmp_path / "other").exists()
+
+
+def test_a_later_round_mines_where_the_first_ones_student_errs(tmp_path, tree, tiny_model):
+    sampler = {"kind": "disagreement", "n": 3, "student": "dense:@first", "teacher": "bm25"}
+    rounds = [{"name": "first"}, {"name": "second", "mine": {"sources": ["random"], "depth": 8, "sampler": sampler}}]
+    recipe = written(tmp_path, {**tree, "rounds": rounds})
+    run = done("run", recipe)
+    assert "disagreement:3: bm25: " in run.stderr
+    folder = tmp_path / "runs" / "walk" / "second" / "mine"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [judge["kind"] for judge in manifest["inputs"]["judges"]] == ["dense", "bm25"]
+    found = Candidates.read(folder / "candidates.parquet")
+    assert manifest["kept"] == len(found) and manifest["dropped"]["not sampled by disagreement:3"] > 0
+
+    sampler["student"] = "dense:@frist"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert result.exit_code == 2
+    assert "'@frist' names no round before this one; did you mean 'first'?" in result.output
+    sampler["student"] = "dense:no/such-model"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine.sampler.student: model 'no/such-model' is no folder here" in result.output
