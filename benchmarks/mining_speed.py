@@ -29,6 +29,7 @@ from retrodistill.memory import resident
 from retrodistill.mining import mine
 from retrodistill.mining.margins import Margin
 from retrodistill.mining.samplers import Window
+from retrodistill.models import locate
 from retrodistill.retrieval.dense import Dense
 from retrodistill.retrieval.given import GivenVectors
 
@@ -83,7 +84,7 @@ def theirs(collection: Collection, folder: Path, faiss: bool) -> Callable[[], An
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    model = SentenceTransformer(MODEL, device="cpu")
+    model = SentenceTransformer(str(locate(MODEL)), device="cpu")
     pairs = [(query, doc) for query, grades in collection.qrels("train").items() for doc in grades]
     asked, found = [collection.queries.text(q) for q, _ in pairs], [collection.corpus.text(d) for _, d in pairs]
     dataset, corpus = Dataset.from_dict({"query": asked, "positive": found}), collection.corpus.texts()

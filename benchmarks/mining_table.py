@@ -6,9 +6,9 @@
 
 Of every query with several relevant documents half of the labels are hidden, by a fixed seed; mining sees the others. A
 false negative is a hidden relevant document among the negatives. The first stages are BM25 and MiniLM, 100 documents
-each; the teacher is MiniLM too, or another by `--teacher`. Cells: false negatives per 100 negatives, and in brackets the
-mean of what share of its n negatives a query got. With `--train STUDENT`, a student is trained on the negatives of each
-cell, of all queries and labels of the split, by InfoNCE, and a third number is its nDCG@10 on the test split.
+each; the teacher is MiniLM too, or another by `--teacher`. Cells: false negatives per 100 negatives, and in brackets
+the mean of what share of its n negatives a query got. With `--train STUDENT`, a student is trained on the negatives of
+each cell, of all queries and labels of the split, by InfoNCE, and a third number is its nDCG@10 on the test split.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice, repeat
+from operator import ge
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -138,10 +140,9 @@ class _Mining:
             labelled[query] = [row for row in merged if row.label is not None]
             if self.positives:
                 labelled[query] = self._added(labelled[query], grades)
-            places = {label: {doc: rank for rank, doc in enumerate(run, 1)} for label, run in found.items()}
             unlabelled = sorted((row for row in merged if row.label is None), key=lambda row: row.rank)
             relevant = [doc for doc, grade in grades.items() if grade > 0]
-            pools.append(Pool(query, unlabelled, relevant, self.collection, places))
+            pools.append(Pool(query, unlabelled, relevant, self.collection, found))
         for rule in self.rules:
             pools = [self._ruled(rule, pool) for pool in self.signals.of(rule, pools, runs)]
         return Candidates.of({pool.query: rows for pool in pools if (rows := self._rows(pool, labelled[pool.query]))})
@@ -151,10 +152,10 @@ class _Mining:
         found = self.searchers[label].search(queries, self.depth + 2)
         run: Run = {}
         for query in queries:
-            barred = self.collection.barred(query)
-            ranked = cut(found.get(query, {}), self.depth + 2)
-            run[query] = dict([(doc, score) for doc, score in ranked.items() if doc not in barred][: self.depth])
-            own = sum(doc in barred for doc in list(ranked)[: len(run[query]) + len(barred)])
+            ranked = _in_order(found.get(query, {}))
+            barred = [doc for doc in self.collection.barred(query) if doc in ranked]
+            run[query] = dict(islice((item for item in ranked.items() if item[0] not in barred), self.depth))
+            own = sum(doc in barred for doc in islice(ranked, len(run[query]) + len(barred)))
             self.account.found[label] += len(run[query]) + own
             if own:
                 self.account.dropped[OWN] += own
@@ -200,6 +201,12 @@ class _Mining:
         return sorted([*labelled, *pool.rows], key=lambda row: row.rank)
 
 
+def _in_order(found: Mapping[str, float]) -> Mapping[str, float]:
+    """What a source found, best first, as it should be already."""
+    scores = list(found.values())
+    return found if all(map(ge, scores, scores[1:])) else cut(found, len(found))
+
+
 def _next_in_rank(chosen: np.ndarray, size: int) -> np.ndarray:
     """Rows that were not chosen: those behind the last chosen one, then those in front of it from the last on."""
     last = int(chosen.max(initial=-1))
@@ -216,6 +223,9 @@ def _unjudged(rule: Rule, pool: Pool) -> int:
 
 def _merge(found: Mapping[str, Mapping[str, float]], grades: Mapping[str, int], account: Account) -> list[Candidate]:
     """One row a document: the sources that found it, the best rank, and the score that gave it."""
+    if len(found) == 1:
+        ((label, scores),) = found.items()
+        return list(map(Candidate, scores, repeat(label), count(1), scores.values(), map(grades.get, scores)))
     rows: dict[str, Candidate] = {}
     for label, scores in found.items():
         for rank, (document, score) in enumerate(scores.items(), start=1):

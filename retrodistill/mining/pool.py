@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -61,7 +62,7 @@ class Pool:
         rows: its unlabelled documents by best rank.
         positives: ids of its relevant documents, as labelled.
         collection: where the texts are.
-        places: by source the rank it gave each document.
+        found: by source the score that it gave each document, best first.
         scores_by: by judge (`key_of`) the score of each document and positive that it judged.
         spaces: by retriever (`key_of`) its vectors.
     """
@@ -70,7 +71,7 @@ class Pool:
     rows: Sequence[Candidate]
     positives: Sequence[str]
     collection: Collection
-    places: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    found: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     scores_by: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     spaces: Mapping[str, Space] = field(default_factory=dict)
 
@@ -81,6 +82,11 @@ class Pool:
         """The same pool with some of its rows: a mask or row numbers, (documents,) or (kept,)."""
         kept = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return replace(self, rows=[self.rows[int(row)] for row in kept])
+
+    @cached_property
+    def places(self) -> dict[str, dict[str, int]]:
+        """By source the rank, from 1, that it gave each document, those that are gone and labelled ones included."""
+        return {source: {doc: rank for rank, doc in enumerate(found, 1)} for source, found in self.found.items()}
 
     @cached_property
     def documents(self) -> list[str]:
@@ -94,8 +100,15 @@ class Pool:
 
     def scores(self, judge: Part | None) -> np.ndarray:
         """What a judge makes of the documents: float32, shape (documents,), NaN where it gave nothing."""
-        known = self.scores_by[key_of(judge)]
-        return np.array([known.get(doc, np.nan) for doc in self.documents], dtype=np.float32)
+        key = key_of(judge)
+        if key not in self._scores:
+            known = map(self.scores_by[key].get, self.documents, repeat(np.nan))
+            self._scores[key] = np.fromiter(known, dtype=np.float32, count=len(self))
+        return self._scores[key]
+
+    @cached_property
+    def _scores(self) -> dict[str, np.ndarray]:
+        return {}
 
     def positive(self, judge: Part | None, against: Against) -> float:
         """What a judge makes of the query's positives together; NaN where it judged none."""

@@ -76,14 +76,14 @@ class Signals:
                 by_query[query][key_of(judge)] = known
         spaces = {key_of(space): self._space(space) for space in rule.spaces}
         return [
-            Pool(pool.query, pool.rows, pool.positives, pool.collection, pool.places, by_query[pool.query], spaces)
+            Pool(pool.query, pool.rows, pool.positives, pool.collection, pool.found, by_query[pool.query], spaces)
             for pool in pools
         ]
 
-    def _own(self, rule: Rule, pools: Sequence[Pool], runs: Mapping[str, Run]) -> dict[str, dict[str, float]]:
+    def _own(self, rule: Rule, pools: Sequence[Pool], runs: Mapping[str, Run]) -> dict[str, Mapping[str, float]]:
         """The scores of the one source; those of positives that it did not find are computed, where it can."""
         ((label, run),) = runs.items()
-        known = {pool.query: dict(run[pool.query]) for pool in pools}
+        known: dict[str, Mapping[str, float]] = {pool.query: run[pool.query] for pool in pools}
         score = getattr(self.searchers[label], "score", None)
         if rule.needs_positives and score is not None:
             pairs = [
@@ -94,11 +94,13 @@ class Signals:
             ]
             if pairs:
                 scores = score([query for query, _ in pairs], [doc for _, doc in pairs])
+                more: dict[str, dict[str, float]] = {}
                 for (query, doc), value in zip(pairs, scores.tolist(), strict=True):
-                    known[query][doc] = value
+                    more.setdefault(query, {})[doc] = value
+                known |= {query: {**known[query], **scored} for query, scored in more.items()}
         return known
 
-    def _judged(self, judge: Part, rule: Rule, pools: Sequence[Pool]) -> dict[str, dict[str, float]]:
+    def _judged(self, judge: Part, rule: Rule, pools: Sequence[Pool]) -> Mapping[str, Mapping[str, float]]:
         """A teacher's scores of what is left of the pools, and of their positives."""
         asked = Candidates.of({pool.query: self._list(pool, rule) for pool in pools if len(pool)})
         if not len(asked):

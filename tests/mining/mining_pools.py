@@ -29,7 +29,10 @@ def pool_of(ranks=None, scores=None, *, judge=None, positives=(), places=None, s
         rows=[Candidate(doc, "a", int(rank), 0.0, None) for doc, rank in zip(names, ranks, strict=True)],
         positives=relevant,
         collection=collection,
-        places=places or {},
+        found={
+            source: {doc: -float(rank) for doc, rank in sorted(ranks.items(), key=lambda item: item[1])}
+            for source, ranks in (places or {}).items()
+        },
         scores_by={key_of(judge): known},
         spaces={} if spaces is None else {key_of(part): space for part, space in spaces.items()},
     )
