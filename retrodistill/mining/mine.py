@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice, repeat
 from operator import ge
@@ -130,22 +132,28 @@ class _Mining:
     def mined(self, qrels: Mapping[str, Mapping[str, int]]) -> Candidates:
         """The candidates of a block of queries."""
         runs = {label: self._search(label, list(qrels)) for label in self.searchers}
-        labelled: dict[str, list[Candidate]] = {}
-        pools: list[Pool] = []
-        for query, judged in qrels.items():
-            # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
-            grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
-            found = {label: run[query] for label, run in runs.items()}
-            merged = _merge(found, grades, self.account)
-            labelled[query] = [row for row in merged if row.label is not None]
-            if self.positives:
-                labelled[query] = self._added(labelled[query], grades)
-            unlabelled = sorted((row for row in merged if row.label is None), key=lambda row: row.rank)
-            relevant = [doc for doc, grade in grades.items() if grade > 0]
-            pools.append(Pool(query, unlabelled, relevant, self.collection, found))
+        with _uncollected():
+            both = [self._merged(query, judged, runs) for query, judged in qrels.items()]
+        labelled, pools = [rows for rows, _ in both], [pool for _, pool in both]
         for rule in self.rules:
-            pools = [self._ruled(rule, pool) for pool in self.signals.of(rule, pools, runs)]
-        return Candidates.of({pool.query: rows for pool in pools if (rows := self._rows(pool, labelled[pool.query]))})
+            pools = self.signals.of(rule, pools, runs)
+            with _uncollected():
+                pools = [self._ruled(rule, pool) for pool in pools]
+        rows = {pool.query: self._rows(pool, known) for pool, known in zip(pools, labelled, strict=True)}
+        return Candidates.of({query: found for query, found in rows.items() if found})
+
+    def _merged(self, query: str, judged: Mapping[str, int], runs: Mapping[str, Run]) -> tuple[list[Candidate], Pool]:
+        """What is labelled of what was found for a query, with what is to be added, and what is not."""
+        # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
+        grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
+        found = {label: run[query] for label, run in runs.items()}
+        merged = _merge(found, grades, self.account)
+        labelled = [row for row in merged if row.label is not None]
+        if self.positives:
+            labelled = self._added(labelled, grades)
+        unlabelled = sorted((row for row in merged if row.label is None), key=lambda row: row.rank)
+        relevant = [doc for doc, grade in grades.items() if grade > 0]
+        return labelled, Pool(query, unlabelled, relevant, self.collection, found)
 
     def _search(self, label: str, queries: Sequence[str]) -> Run:
         # two more than asked for, so that a query's own id and what it is made of can go without leaving a gap
@@ -199,6 +207,18 @@ class _Mining:
             self.account.without.append(pool.query)
         self.account.kept += len(pool) + len(labelled)
         return sorted([*labelled, *pool.rows], key=lambda row: row.rank)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looks for cyclic garbage: rows make none, and looking at millions takes longer than making them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _in_order(found: Mapping[str, float]) -> Mapping[str, float]:
