@@ -122,6 +122,21 @@ class Pool:
         return self.spaces[key_of(retriever)]
 
 
+def misfit(rules: Iterable[Part | None], sources: int, labels: bool) -> str | None:
+    """Why a rule cannot work with so many sources, or without labels; None where all can."""
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            continue
+        if rule.needs_positives and not labels:
+            return f"{rule.label} is held against labelled positives; leave it out, or mine with labels"
+        if None in rule.judges and sources > 1:
+            return (
+                f"{rule.label}: scores of {sources} sources are on scales of their own; "
+                "name a teacher for it, such as one of the sources"
+            )
+    return None
+
+
 def judges_of(rules: Iterable[Part | None]) -> list[Part]:
     """Every model that decides what rules do: teachers and retrievers, each once."""
     parts = [part for rule in rules if isinstance(rule, Rule) for part in (*rule.judges, *rule.spaces)]

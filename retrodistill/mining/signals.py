@@ -11,7 +11,7 @@ import numpy as np
 from retrodistill import console
 from retrodistill.candidates import QRELS, Candidate, Candidates
 from retrodistill.errors import InputError
-from retrodistill.mining.pool import Pool, Rule, Space, key_of
+from retrodistill.mining.pool import Pool, Rule, Space, key_of, misfit
 from retrodistill.retrieval.retriever import Retriever
 from retrodistill.teachers import judging
 
@@ -56,14 +56,10 @@ class Signals:
         Raises:
             InputError: a rule needs labels, a store or a single source, and there is none.
         """
+        unfit = misfit(rules, len(self.searchers), labels)
+        if unfit is not None:
+            raise InputError(unfit)
         for rule in rules:
-            if rule.needs_positives and not labels:
-                raise InputError(f"{rule.label} is held against labelled positives; leave it out, or mine with labels")
-            if None in rule.judges and len(self.searchers) > 1:
-                raise InputError(
-                    f"{rule.label}: scores of {len(self.searchers)} sources are on scales of their own; "
-                    "name a teacher for it, such as one of the sources"
-                )
             if self.store is None and any(judge is not None for judge in rule.judges):
                 raise InputError(f"{rule.label} reads a teacher's scores, which go through a score store; name one")
 

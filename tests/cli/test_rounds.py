@@ -250,6 +250,14 @@ def test_a_later_round_mines_where_the_first_ones_student_errs(tmp_path, tree, t
     result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
     assert result.exit_code == 2
     assert "'@frist' names no round before this one; did you mean 'first'?" in result.output
+    sampler["student"] = None
+    rounds[1]["mine"]["sources"] = ["random", "bm25"]
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine: disagreement:3: scores of 2 sources are on scales of their own" in result.output
+    rounds[1]["mine"]["memory"] = "2 apples"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine.memory: '2 apples' is no size; write it as 2GB" in result.output
+    rounds[1]["mine"]["memory"] = "2GB"
     sampler["student"] = "dense:no/such-model"
     result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
     assert "rounds[1].mine.sampler.student: model 'no/such-model' is no folder here" in result.output
