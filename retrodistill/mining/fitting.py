@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from retrodistill.registry import Part
     from retrodistill.retrieval.retriever import Retriever
 
-# What a found document takes while it is merged, filtered and sampled; what a row handed on does, in Arrow's columns.
-_A_FOUND_ROW, _A_KEPT_ROW = 1_200, 120
-# What the words of a text take while they are indexed, and a line of a run file once it is read.
-_A_TEXT_BYTE, _A_RUN_BYTE = 30, 8
+# Bytes, measured and rounded up. What a found document takes while it is merged, filtered and sampled (600), and what a
+# row handed on does in Arrow's columns.
+_A_FOUND_ROW, _A_KEPT_ROW = 1_000, 120
+# What a byte of text takes while BM25 indexes it (5 to 6), and one of a run file once it is read (3.2).
+_A_TEXT_BYTE, _A_RUN_BYTE = 8, 5
 _LEAST_QUERIES = 32
 
 

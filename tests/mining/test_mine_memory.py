@@ -66,5 +66,5 @@ def test_queries_are_mined_in_blocks_that_fit(monkeypatch):
         def claim(self, needed, what):
             assert needed < self.left
 
-    assert fitting.queries_at_once(Left(), 1_000, 100, 10, 8_192) == (10**8 - 1_000 * 10 * 120) // (2 * 100 * 1_200)
+    assert fitting.queries_at_once(Left(), 1_000, 100, 10, 8_192) == (10**8 - 1_000 * 10 * 120) // (2 * 100 * 1_000)
     assert fitting.queries_at_once(Left(), 1_000, 1, 1, 8_192) == 8_192
