@@ -31,11 +31,10 @@ from retrodistill.recipe import part
 from retrodistill.runs import write_run
 from retrodistill.scores.store import ScoreStore
 
-DENSE = {"kind": "dense", "model": "sentence-transformers/all-MiniLM-L6-v2"}
 DEPTH = 100
 
 
-def samplers(teacher: Any, n: int) -> dict[str, dict[str, Any]]:
+def samplers(teacher: Any, dense: Any, n: int) -> dict[str, dict[str, Any]]:
     by = {"n": n, "teacher": teacher}
     return {
         "top": {"kind": "top", "n": n},
@@ -48,8 +47,8 @@ def samplers(teacher: Any, n: int) -> dict[str, dict[str, Any]]:
         "quantile .5 to .9": {"kind": "quantile", **by},
         "disagreement with bm25": {"kind": "disagreement", **by, "student": "bm25"},
         "balanced": {"kind": "balanced", **by},
-        "mmr .5": {"kind": "mmr", "n": n, "space": DENSE},
-        "clusters": {"kind": "clusters", "n": n, "space": DENSE, "clusters": 50},
+        "mmr .5": {"kind": "mmr", "n": n, "space": dense},
+        "clusters": {"kind": "clusters", "n": n, "space": dense, "clusters": 50},
     }
 
 
@@ -83,10 +82,10 @@ def hidden(collection: Collection, split: str, limit: int | None) -> tuple[Colle
     return Collection(collection.name, collection.corpus, collection.queries, judgements), held
 
 
-def searched(collection: Collection, folder: Path) -> list[Any]:
+def searched(collection: Collection, dense: Any, folder: Path) -> list[Any]:
     """The first stages' lists as run files, so that every cell mines from the same without searching again."""
     sources = []
-    for spec in ("bm25", DENSE):
+    for spec in ("bm25", dense):
         source = part("retriever", spec)
         path = folder / f"{source.kind}.trec"
         # as mining asks: two more, so that a query's own id leaves no gap
@@ -119,17 +118,21 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--queries", type=int, help="at most so many, by chance")
     parser.add_argument("--n", type=int, default=10, help="negatives a query")
-    parser.add_argument("--teacher", default="dense:sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument(
+        "--dense", default="dense:sentence-transformers/all-MiniLM-L6-v2", help="first stage beside BM25"
+    )
+    parser.add_argument("--teacher", help="the dense first stage where left out")
     parser.add_argument("--train", metavar="STUDENT")
     options = parser.parse_args()
     whole = open_collection(options.data)
     part_of_it, held = hidden(whole, options.split, options.queries)
-    teacher = part("teacher", options.teacher).model_dump()
+    dense = part("retriever", options.dense).model_dump()
+    teacher = part("teacher", options.teacher).model_dump() if options.teacher else dense
     rules = filters(teacher)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = ScoreStore(folder / "scores")
-        sources = searched(part_of_it, folder)
+        sources = searched(part_of_it, dense, folder)
         everything, _ = mine(part_of_it, "train", sources, depth=DEPTH, positives=False)
         pool = negatives(everything)
         print(
@@ -137,7 +140,7 @@ def main() -> None:
             f"{len(held & pool):,} of them among the {len(pool):,} documents found ({len(held & pool) / len(pool):.2%})"
         )
         table = []
-        for sampler, spec in samplers(teacher, options.n).items():
+        for sampler, spec in samplers(teacher, dense, options.n).items():
             cells = []
             for number, chosen in enumerate(rules.values()):
                 rule = {"sampler": part("sampler", spec), "filters": [part("filter", one) for one in chosen]}
@@ -146,15 +149,12 @@ def main() -> None:
                 full = 1 - sum(account.short.values()) / (options.n * account.queries)
                 cells.append(f"{100 * len(found & held) / max(1, len(found)):.1f} ({full:.2f})")
                 if options.train:
-                    all_of_it, _ = mine(whole, options.split, _sources(), store=store, **rule)
+                    stages = [part("retriever", "bm25"), part("retriever", dense)]
+                    all_of_it, _ = mine(whole, options.split, stages, store=store, **rule)
                     cells[-1] += f" {trained(whole, all_of_it, options.train, folder / f'{len(table)}-{number}'):.4f}"
             table.append([sampler, *cells])
             console.say(" | ".join(table[-1]))
         print(console.markdown_table(["sampler", *rules], table))
-
-
-def _sources() -> list[Any]:
-    return [part("retriever", "bm25"), part("retriever", DENSE)]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Retriever(Part):
 
     @property
     def emits(self) -> Emission | None:
-        """The kind of vectors that its searcher has as `document_vectors` and `query_vectors`; None without any."""
+        """The kind of vectors its searcher has (`document_vectors`, `query_vectors`, `use`); None where it has none."""
         return None
 
     @abstractmethod
