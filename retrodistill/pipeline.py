@@ -19,6 +19,7 @@ from retrodistill.files import atomic_folder, digest_of, write_json, write_text
 from retrodistill.folds import FOLDS, Folds, place_of
 from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
 from retrodistill.mining.mine import mine
+from retrodistill.mining.pool import judges_of
 from retrodistill.querying import make_queries
 from retrodistill.registry import Part, build
 from retrodistill.retrieval.encoded import EncoderRetriever
@@ -85,7 +86,8 @@ class Walk:
             "queries": [self.collection.digest, digest_of(self.collection.qrels(data.train))],
             "split": data.train,
             "sources": judging.identities(self.collection, options.sources),
-            **options.model_dump(mode="json", exclude={"sources"}),
+            "judges": judging.identities(self.collection, judges_of((options.sampler, *options.filters))),
+            **options.model_dump(mode="json", exclude={"sources", "memory"}),
             "seed": self.recipe.seed,
         }
 
@@ -99,7 +101,10 @@ class Walk:
                 depth=options.depth,
                 sampler=options.sampler,
                 filters=options.filters,
+                refill=options.refill,
                 labels=options.labels,
+                store=self.store,
+                memory=options.memory,
                 seed=self.recipe.seed,
             )
             candidates.write(target / "candidates.parquet")

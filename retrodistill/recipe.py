@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrodistill.errors import InputError, Problems, nearest
-from retrodistill.registry import OptionError, build, expand, part_class
+from retrodistill.mining.pool import Rule
+from retrodistill.registry import OptionError, build, expand, part_class, parts_in
 from retrodistill.sections import Recipe
 from retrodistill.unfit import Place, mistakes_of
 
@@ -281,6 +282,9 @@ def part(family: str, spec: str | Mapping[str, Any], settings: Sequence[str] = (
             f"{family} {value['kind']}: wrong options", _told(error, part_class(family, value["kind"]), (), {})
         ) from error
     made.check()
+    if isinstance(made, Rule):  # other parts look after those that they hold themselves
+        for named in parts_in(made).values():
+            named.check()
     return made
 
 

@@ -75,6 +75,12 @@ class Part(BaseModel):
         return f"{self.kind}:{value}" if value is not None else self.kind
 
 
+def parts_in(part: Part) -> dict[str, Part]:
+    """The parts that stand in a part's own options, by option."""
+    options = {name: getattr(part, name) for name in type(part).model_fields}
+    return {name: value for name, value in options.items() if isinstance(value, Part)}
+
+
 class OptionError(ValueError):
     """The mistakes in one part's options, carried out of pydantic whole."""
 

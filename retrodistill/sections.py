@@ -14,6 +14,8 @@ from retrodistill.encoders import Precision
 from retrodistill.errors import InputError
 from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.evaluation.protocol import DEFAULT_METRICS
+from retrodistill.memory import Size
+from retrodistill.mining.pool import misfit
 from retrodistill.registry import of
 from retrodistill.training.options import TrainOptions
 
@@ -62,7 +64,18 @@ class Mine(Section):
     depth: int = Field(100, ge=1)
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
+    refill: bool = Field(False, description="true: what a sampler lacks is made up from the next in rank")
+    memory: Size | None = Field(None, gt=0, description="that mining may take, such as 2GB; unbounded where left out")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
+
+    @model_validator(mode="after")
+    def _rules_can_work(self) -> Mine:
+        unfit = misfit((self.sampler, *self.filters), len(self.sources), self.labels)
+        if unfit is not None:
+            raise ValueError(unfit)
+        if self.refill and self.sampler is None:
+            raise ValueError("refill makes up for what a sampler lacks, and there is no sampler; name one")
+        return self
 
 
 class Score(Section):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from retrodistill.errors import InputError
-from retrodistill.registry import Part
+from retrodistill.mining.pool import Rule
+from retrodistill.registry import Part, parts_in
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
 from retrodistill.teachers.cross_fitted import CrossFitted
 from retrodistill.training.fit import misfit
@@ -66,8 +67,10 @@ def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:
 
 
 def _within(part: Part) -> Iterator[Part]:
-    """A part, and those that it is made of."""
+    """A part, and those that it is made of; what a rule of mining names is looked at for itself."""
     yield part
+    if isinstance(part, Rule):
+        return
     for name in type(part).model_fields:
         value = getattr(part, name)
         for inner in value if isinstance(value, tuple) else (value,):
@@ -127,12 +130,17 @@ def _parts(recipe: Recipe) -> Iterator[tuple[Place, Part]]:
     for place, section in _sections(recipe):
         for name in type(section).model_fields:
             value = getattr(section, name)
-            if isinstance(value, Part):
-                yield (*place, name), value
-            elif isinstance(value, tuple):
-                yield from (
-                    ((*place, name, number), part) for number, part in enumerate(value) if isinstance(part, Part)
-                )
+            several = isinstance(value, tuple)
+            for number, part in enumerate(value if several else (value,)):
+                if isinstance(part, Part):
+                    yield from _with_inner((*place, name, number) if several else (*place, name), part)
     yield from ((("evaluate", "baselines", number), part) for number, part in enumerate(recipe.evaluate.baselines))
     if recipe.index is not None:
         yield ("index",), recipe.index
+
+
+def _with_inner(place: Place, part: Part) -> Iterator[tuple[Place, Part]]:
+    """A part, and where it is a rule of mining, the models that it names."""
+    yield place, part
+    if isinstance(part, Rule):
+        yield from (((*place, name), named) for name, named in parts_in(part).items())

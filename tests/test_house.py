@@ -17,12 +17,12 @@ PACKAGE = ROOT / "retrodistill"
 
 # From the ground up; a module imports from its own room or from floors below.
 FLOORS = [
-    {"errors", "files", "console", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "packed", "vectors", "language", "formats"},
+    {"errors", "files", "console", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "packed", "vectors", "language", "formats", "memory"},
     {"indexing", "scores", "losses", "evaluation"},
     {"retrieval"},
     {"folds"},
-    {"mining", "querying", "teachers", "students"},
-    {"training", "spending"},
+    {"querying", "teachers", "students"},
+    {"mining", "training", "spending"},
     {"sections", "steps"},
     {"unfit"},
     {"recipe"},

@@ -9,6 +9,7 @@ import click
 from retrodistill import console
 from retrodistill.cli import options
 from retrodistill.errors import InputError
+from retrodistill.files import write_json
 
 
 @click.command()
@@ -19,21 +20,38 @@ from retrodistill.errors import InputError
     "sources",
     multiple=True,
     required=True,
-    help="bm25, dense:MODEL, splade:MODEL, colbert:MODEL, index:FOLDER, run:FILE, random or {kind: ...}.",
+    help="bm25, lucene, dense:MODEL, splade:MODEL, colbert:MODEL, vectors:FOLDER, index:FOLDER, run:FILE, random "
+    "or {kind: ...}.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query."
 )
-@click.option("--sampler", help="Keeps some of them, such as top:30 or uniform:30. All where left out.")
-@click.option("--filter", "filters", multiple=True, help="Drops likely positives, such as duplicates.")
+@click.option(
+    "--sampler",
+    help="Keeps some of them, such as top:30, log_uniform:30 or '{kind: simans, n: 30}'. All where left out.",
+)
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    help="Drops likely positives, such as duplicates or '{kind: margin, teacher: cross_encoder:MODEL}'; in this order.",
+)
+@click.option(
+    "--refill/--no-refill",
+    default=False,
+    show_default=True,
+    help="Make up what the sampler lacks from the next in rank; without, queries that are short are told.",
+)
 @click.option(
     "--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found."
 )
 @click.option(
     "--labels/--no-labels", default=True, show_default=True, help="Say which are labelled; without, as if none were."
 )
+@click.option("--memory", help="What mining may take as a whole, such as 2GB: dense vectors stay on disk. Unbounded.")
+@options.store
 @options.seed
-@options.out("The candidates, a Parquet file.")
+@options.out("The candidates, a Parquet file; OUT.json beside it tells what was kept and dropped.")
 def mine(
     data: str,
     split: str,
@@ -41,8 +59,11 @@ def mine(
     depth: int,
     sampler: str | None,
     filters: tuple[str, ...],
+    refill: bool,
     positives: bool,
     labels: bool,
+    memory: str | None,
+    store: Path,
     seed: int,
     out: Path,
 ) -> None:
@@ -55,7 +76,10 @@ def mine(
     """
     from retrodistill import mining
     from retrodistill.collections import open_collection
+    from retrodistill.manifests import circumstances
+    from retrodistill.memory import granted
     from retrodistill.recipe import part
+    from retrodistill.scores.store import ScoreStore
 
     parts = [part("retriever", source) for source in sources]
     chosen = part("sampler", sampler) if sampler else None
@@ -68,11 +92,28 @@ def mine(
         depth=depth,
         sampler=chosen,
         filters=rules,
+        refill=refill,
         positives=positives,
         labels=labels,
+        store=ScoreStore(store),
+        memory=granted(memory),
         seed=seed,
     )
+    asked = {
+        "collection": collection.name,
+        "split": split,
+        "sources": [source.model_dump(mode="json") for source in parts],
+        "depth": depth,
+        "sampler": chosen and chosen.model_dump(mode="json"),
+        "filters": [rule.model_dump(mode="json") for rule in rules],
+        "refill": refill,
+        "positives": positives,
+        "labels": labels,
+        "seed": seed,
+    }
+    about = {"artefact": "mine", "candidates": candidates.digest, "options": asked, **account.as_dict()}
     candidates.write(out)
+    write_json(out.with_name(f"{out.name}.json"), {**about, **circumstances()})
     click.echo(account.table())
     console.say(f"wrote {out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
 

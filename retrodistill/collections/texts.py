@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -157,6 +157,11 @@ class Texts:
         return [column[int(row)].as_py() for row in rows]
 
     @property
+    def sequence(self) -> Sequence[str]:
+        """What a model reads of all of them, read when asked for."""
+        return _Sequence(self)
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) over the ids and the texts that models read, in order."""
         return self._facts.digest
@@ -175,3 +180,22 @@ class Texts:
             part = slice(start, start + 8192)
             facts.add(self._pick(self._ids, part), self.texts(part))
         return facts
+
+
+class _Sequence(Sequence[str]):
+    """Texts in their order, of which only those asked for are in memory."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, rows: int) -> str: ...
+    @overload
+    def __getitem__(self, rows: slice) -> list[str]: ...
+    def __getitem__(self, rows: int | slice) -> str | list[str]:
+        if isinstance(rows, slice):
+            return self._texts.texts(rows)
+        return self._texts.texts([range(len(self))[rows]])[0]

@@ -56,17 +56,22 @@ class Index(Part):
         """Open what `BuiltIndex.save` wrote."""
 
 
-def search(built: BuiltIndex, ids: Sequence[str], queries: Vectors, depth: int) -> list[dict[str, float]]:
+def search(
+    built: BuiltIndex, ids: Sequence[str], queries: Vectors, depth: int, order: np.ndarray | None = None
+) -> list[dict[str, float]]:
     """The best documents of each query by id, ties broken as trec_eval does.
 
     More than `depth` are asked for, as many as it takes to see the end of the documents that are equal at the cut:
-    they fall by their id, not by chance.
+    they fall by their id, not by chance. `order` is the `id_order` of the ids, where it is known.
+
+    An index that reads all vectors for every block of queries says how many it takes as `queries_at_once`.
     """
-    order = id_order(ids)
+    order = id_order(ids) if order is None else order
     found: list[dict[str, float]] = []
-    blocks = range(0, len(queries), 256)
+    at_once = getattr(built, "queries_at_once", 256)
+    blocks = range(0, len(queries), at_once)
     for start in console.track(blocks, len(blocks), "search", "blocks of queries"):
-        block = queries[start : start + 256]
+        block = queries[start : start + at_once]
         asked = min(depth + 16, built.size)
         scores, rows = built.nearest(block, asked)
         for query in range(len(block)):

@@ -1,5 +1,6 @@
 """Mining: which documents stand against each query."""
 
-from retrodistill.mining.mine import Account, mine
+from retrodistill.mining.account import Account
+from retrodistill.mining.mine import mine
 
 __all__ = ["Account", "mine"]

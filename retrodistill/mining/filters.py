@@ -1,32 +1,31 @@
-"""Filters: which found documents cannot stand as negatives."""
+"""Filters by text: which found documents cannot stand as negatives, or are not worth it."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections import Counter
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from retrodistill.registry import Part
-
-if TYPE_CHECKING:
-    from retrodistill.collections import Collection
+from retrodistill.mining.pool import Pool, Rule
 
 
-class Filter(Part):
+class Filter(Rule):
     """A rule that drops documents unlikely to be negative. Labelled documents are never asked about."""
 
     @abstractmethod
-    def keep(self, documents: Sequence[str], positives: Sequence[str], collection: Collection) -> np.ndarray:
-        """Which unlabelled documents stay, bool, shape (documents,).
+    def keep(self, pool: Pool) -> np.ndarray:
+        """Which of a query's unlabelled documents stay, bool, shape (documents,)."""
 
-        Args:
-            documents: ids of a query's unlabelled documents.
-            positives: ids of its relevant documents.
-            collection: where their texts are.
-        """
+
+def relevant_texts(pool: Pool) -> list[str]:
+    """The texts of a query's positives, those aside that the corpus does not hold."""
+    return [pool.collection.corpus.text(doc) for doc in pool.positives if doc in pool.collection.corpus]
 
 
 class DuplicatesOfPositives(Filter):
@@ -34,14 +33,86 @@ class DuplicatesOfPositives(Filter):
 
     kind: Literal["duplicates"] = "duplicates"
 
-    def keep(self, documents: Sequence[str], positives: Sequence[str], collection: Collection) -> np.ndarray:
+    def keep(self, pool: Pool) -> np.ndarray:
         """Compare normalised texts."""
-        relevant = {_normal(collection.corpus.text(doc)) for doc in positives if doc in collection.corpus}
-        return np.array([_normal(collection.corpus.text(doc)) not in relevant for doc in documents], dtype=bool)
+        relevant = {normal(text) for text in relevant_texts(pool)}
+        return np.array(
+            [normal(pool.collection.corpus.text(doc)) not in relevant for doc in pool.documents], dtype=bool
+        )
 
 
-def _normal(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+def normal(text: str) -> str:
+    """A text's words alone, case folded."""
+    return " ".join(words(text))
 
 
-FILTERS = {"duplicates": DuplicatesOfPositives}
+def words(text: str) -> list[str]:
+    """The words of a text, case folded."""
+    return re.findall(r"\w+", text.casefold())
+
+
+class Length(Filter):
+    """Drops documents of too few or too many words, such as empty ones, which are negatives that teach nothing."""
+
+    argument: ClassVar[str | None] = "min"
+    kind: Literal["length"] = "length"
+    min: int = Field(1, ge=0)
+    max: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Length:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max: {self.max} words are fewer than min: {self.min}; no document is left")
+        return self
+
+    def keep(self, pool: Pool) -> np.ndarray:
+        """Count words."""
+        counts = np.array([len(words(pool.collection.corpus.text(doc))) for doc in pool.documents], dtype=np.int64)
+        return (counts >= self.min) & (counts <= (np.inf if self.max is None else self.max))
+
+
+class Script(Filter):
+    """Drops documents that are written in other letters than the query, or than those named.
+
+    Letters tell scripts apart, not languages: English from Russian, not English from German. A document without letters
+    stays, and every document of a query without letters.
+
+    Attributes:
+        scripts: as Unicode names letters, such as LATIN, CYRILLIC, ARABIC, CJK, HIRAGANA; the query's most frequent
+            one where left out.
+        share: of a document's letters that must be of these.
+    """
+
+    kind: Literal["script"] = "script"
+    scripts: tuple[Annotated[str, Field(pattern="^[A-Z]+$")], ...] | None = Field(None, min_length=1)
+    share: float = Field(0.5, gt=0, le=1)
+
+    def keep(self, pool: Pool) -> np.ndarray:
+        """Count letters by script."""
+        asked = self.scripts
+        if asked is None:
+            asked = tuple(script for script, _ in scripts_of(pool.collection.queries.text(pool.query)).most_common(1))
+        kept = np.ones(len(pool), dtype=bool)
+        for row, doc in enumerate(pool.documents if asked else ()):
+            letters = scripts_of(pool.collection.corpus.text(doc))
+            total = sum(letters.values())
+            kept[row] = not total or sum(letters[script] for script in asked) >= self.share * total
+        return kept
+
+
+def scripts_of(text: str) -> Counter[str]:
+    """How many letters of each script a text has."""
+    counts: Counter[str] = Counter()
+    for letter, count in Counter(text).items():
+        if letter.isalpha():
+            counts[_script(letter)] += count
+    return counts
+
+
+@lru_cache(maxsize=65_536)
+def _script(letter: str) -> str:
+    # The first word of a letter's name is its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00.
+    return unicodedata.name(letter, "UNKNOWN").split()[0]
+
+
+FILTERS = {"duplicates": DuplicatesOfPositives, "length": Length, "script": Script}

@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count, islice, repeat
+from operator import ge
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 
-from retrodistill import console
 from retrodistill.candidates import QRELS, Candidate, Candidates
 from retrodistill.errors import InputError
+from retrodistill.memory import Budget
+from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
+from retrodistill.mining.fitting import fit, observe, queries_at_once
+from retrodistill.mining.pool import Pool, Rule
 from retrodistill.mining.samplers import Sampler
+from retrodistill.mining.signals import Signals
 from retrodistill.runs import Run, cut
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
     from retrodistill.registry import Part
     from retrodistill.retrieval.retriever import Retriever
+    from retrodistill.scores.store import ScoreStore
 
-
-@dataclass
-class Account:
-    """What became of every document that a source found.
-
-    Attributes:
-        found: documents by source, before merging.
-        dropped: documents by the reason they went.
-        kept: rows handed on.
-        queries: queries asked for.
-        without: queries that no unlabelled document is left for.
-    """
-
-    found: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    kept: int = 0
-    queries: int = 0
-    without: list[str] = field(default_factory=list)
-
-    def table(self) -> str:
-        """Kept and dropped, by reason, for the person who waits."""
-        rows = [[f"found by {source}", f"{count:,}"] for source, count in self.found.items()]
-        rows += [[f"dropped: {reason}", f"{count:,}"] for reason, count in self.dropped.items()]
-        rows += [["kept", f"{self.kept:,}"]]
-        if self.without:
-            named = ", ".join(self.without[:3]) + (", ..." if len(self.without) > 3 else "")
-            rows += [[f"queries without any negative: {named}", f"{len(self.without):,}"]]
-        return console.markdown_table([f"{self.queries:,} queries", "documents"], rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "queries": self.queries,
-            "found": dict(self.found),
-            "dropped": dict(self.dropped),
-            "kept": self.kept,
-            "queries_without_negatives": len(self.without),
-        }
+_QUERIES_AT_ONCE = 8_192
 
 
 def mine(
@@ -69,11 +41,17 @@ def mine(
     depth: int = 100,
     sampler: Part | None = None,
     filters: Sequence[Part] = (),
+    refill: bool = False,
     positives: bool = True,
     labels: bool = True,
+    store: ScoreStore | None = None,
+    memory: int | None = None,
     seed: int = 0,
 ) -> tuple[Candidates, Account]:
     """Find the documents that stand against each query of a split.
+
+    Filters go first, one after the other, then the sampler: what a filter drops, documents of the next ranks take the
+    place of, as far as the sources' `depth` reaches.
 
     Args:
         collection: where to search.
@@ -82,60 +60,192 @@ def mine(
         depth: how many documents each source gives a query, its own id left out; all there are in a smaller collection.
         sampler: keeps some of the unlabelled documents of each query; all where None.
         filters: drop unlabelled documents that may not be negative.
+        refill: where the sampler finds fewer than it was asked for, take the next in rank behind its last one, and,
+            where there are none, those in front of it, the last one first. Else the account names the queries that are
+            short.
         positives: add labelled relevant documents that no source found, as training needs them. Leave them out to
             judge what a teacher makes of what was found.
         labels: say which documents are labelled; left out, candidates are as if nobody had judged them.
+        store: where the scores of teachers that samplers and filters name are read, and go to where they are missing.
+        memory: bytes that the process may take as a whole; dense vectors are then searched from disk, and what cannot
+            be kept within is refused. None: as much as is needed.
         seed: of the sampler.
 
     Returns:
         Candidates, each query's by best rank, and the account of what was dropped and why.
 
     Raises:
-        InputError: no source is given, a source needs something that is not there, or no query has a candidate.
+        InputError: no source is given, a source or a rule needs something that is not there, or no query has a
+            candidate.
     """
     if not sources:
         raise InputError("mining needs a source, such as bm25; got none")
+    if refill and sampler is None:
+        raise InputError("refill makes up for what a sampler lacks, and there is no sampler; name one, or leave refill")
     queries, qrels = collection.query_ids(split), collection.qrels(split)
     if not labels:
         qrels = {query: {} for query in queries}
-    account = Account(queries=len(queries))
-    runs: dict[str, Run] = {}
+    opened: dict[str, tuple[Part, Any]] = {}
     for source in sources:
-        label = source.label if source.label not in runs else f"{source.label}#{len(runs)}"
-        runs[label] = _search(cast("Retriever", source), collection, queries, depth)
-        account.found[label] = sum(map(len, runs[label].values()))
-    picked: dict[str, list[Candidate]] = {}
-    for query in queries:
-        # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
-        grades = {doc: grade for doc, grade in qrels[query].items() if doc not in collection.barred(query)}
-        merged = _merge({label: run[query] for label, run in runs.items()}, grades, account)
-        labelled = [row for row in merged if row.label is not None]
-        unlabelled = _filtered([row for row in merged if row.label is None], grades, filters, collection, account)
-        unlabelled = _sampled(unlabelled, cast("Sampler | None", sampler), seed, query, account)
-        if positives:
-            seen = {row.doc_id for row in labelled}
-            relevant = [doc for doc, grade in grades.items() if grade > 0 and doc not in seen]
-            labelled = [Candidate(doc, QRELS, 0, float("nan"), grades[doc]) for doc in relevant] + labelled
-        if not unlabelled:
-            account.without.append(query)
-        picked[query] = sorted(labelled + unlabelled, key=lambda row: row.rank)
-        account.kept += len(picked[query])
+        label = source.label if source.label not in opened else f"{source.label}#{len(opened)}"
+        opened[label] = source, cast("Retriever", source).open(collection)
+    searchers = {label: searcher for label, (_, searcher) in opened.items()}
+    rules = [cast(Rule, rule) for rule in (*filters, *([sampler] if sampler else []))]
+    signals = Signals(collection, queries, searchers, store, seed)
+    signals.check(rules, labels)
+    for searcher in searchers.values():
+        if hasattr(searcher, "query_vectors"):
+            searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
+    budget = Budget(memory) if memory is not None else None
+    at_once = _QUERIES_AT_ONCE
+    if budget is not None:
+        fit(opened, collection, budget)
+        found = depth * len(sources)
+        kept = cast(Sampler, sampler).n if sampler else found
+        at_once = queries_at_once(budget, len(queries), found, kept, at_once)
+    account = Account(queries=len(queries))
+    work = _Mining(collection, searchers, depth, rules, refill, positives, seed, signals, budget, account)
+    tables = []
+    for start in range(0, len(queries), at_once):
+        block = queries[start : start + at_once]
+        tables.append(work.mined({query: qrels[query] for query in block}).table)
     if not account.kept:
         raise InputError(f"no source found a document for any of the {len(queries)} queries of {split!r}; add a source")
-    return Candidates.of({query: rows for query, rows in picked.items() if rows}), account
+    return Candidates(pa.concat_tables(tables)), account
 
 
-def _search(source: Retriever, collection: Collection, queries: Sequence[str], depth: int) -> Run:
-    # two more than asked for, so that a query's own id and what it is made of can go without leaving a gap
-    run = source.open(collection).search(queries, depth + 2)
-    return {
-        query: cut({d: s for d, s in run.get(query, {}).items() if d not in collection.barred(query)}, depth)
-        for query in queries
-    }
+@dataclass
+class _Mining:
+    """One call's options, and the account it keeps."""
+
+    collection: Collection
+    searchers: Mapping[str, Any]
+    depth: int
+    rules: Sequence[Rule]
+    refill: bool
+    positives: bool
+    seed: int
+    signals: Signals
+    budget: Budget | None
+    account: Account
+
+    def mined(self, qrels: Mapping[str, Mapping[str, int]]) -> Candidates:
+        """The candidates of a block of queries."""
+        runs = {label: self._search(label, list(qrels)) for label in self.searchers}
+        with _uncollected():
+            both = [self._merged(query, judged, runs) for query, judged in qrels.items()]
+        labelled, pools = [rows for rows, _ in both], [pool for _, pool in both]
+        for rule in self.rules:
+            pools = self.signals.of(rule, pools, runs)
+            with _uncollected():
+                pools = [self._ruled(rule, pool) for pool in pools]
+        rows = {pool.query: self._rows(pool, known) for pool, known in zip(pools, labelled, strict=True)}
+        return Candidates.of({query: found for query, found in rows.items() if found})
+
+    def _merged(self, query: str, judged: Mapping[str, int], runs: Mapping[str, Run]) -> tuple[list[Candidate], Pool]:
+        """What is labelled of what was found for a query, with what is to be added, and what is not."""
+        # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
+        grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
+        found = {label: run[query] for label, run in runs.items()}
+        merged = _merge(found, grades, self.account)
+        labelled = [row for row in merged if row.label is not None]
+        if self.positives:
+            labelled = self._added(labelled, grades)
+        unlabelled = sorted((row for row in merged if row.label is None), key=lambda row: row.rank)
+        relevant = [doc for doc, grade in grades.items() if grade > 0]
+        return labelled, Pool(query, unlabelled, relevant, self.collection, found)
+
+    def _search(self, label: str, queries: Sequence[str]) -> Run:
+        # two more than asked for, so that a query's own id and what it is made of can go without leaving a gap
+        found = self.searchers[label].search(queries, self.depth + 2)
+        run: Run = {}
+        for query in queries:
+            ranked = _in_order(found.get(query, {}))
+            barred = [doc for doc in self.collection.barred(query) if doc in ranked]
+            run[query] = dict(islice((item for item in ranked.items() if item[0] not in barred), self.depth))
+            own = sum(doc in barred for doc in islice(ranked, len(run[query]) + len(barred)))
+            self.account.found[label] += len(run[query]) + own
+            if own:
+                self.account.dropped[OWN] += own
+        if self.budget is not None:
+            observe(self.budget, label)
+        return run
+
+    def _added(self, labelled: list[Candidate], grades: Mapping[str, int]) -> list[Candidate]:
+        seen = {row.doc_id for row in labelled}
+        relevant = [doc for doc, grade in grades.items() if grade > 0 and doc not in seen]
+        self.account.added += len(relevant)
+        return [Candidate(doc, QRELS, 0, float("nan"), grades[doc]) for doc in relevant] + labelled
+
+    def _ruled(self, rule: Rule, pool: Pool) -> Pool:
+        """What a rule leaves of a pool."""
+        if rule.judges:
+            self.account.unjudged[rule.label] += _unjudged(rule, pool)
+        if isinstance(rule, Sampler):
+            kept = self._sampled(rule, pool)
+            self.account.dropped[f"not sampled by {rule.label}"] += len(pool) - len(kept)
+        else:
+            kept = np.flatnonzero(cast(Filter, rule).keep(pool))
+            self.account.dropped[f"filter {rule.label}"] += len(pool) - len(kept)
+        return pool.only(kept)
+
+    def _sampled(self, sampler: Sampler, pool: Pool) -> np.ndarray:
+        """The sampler's rows, made up where it lacks some and that is asked for; what lacks still is told."""
+        chosen = np.empty(0, dtype=np.int64)
+        if len(pool):
+            chosen = sampler.choose(pool, np.random.default_rng([self.seed, *pool.query.encode()]))
+        if self.refill and len(chosen) < sampler.n:
+            more = _next_in_rank(chosen, len(pool))[: sampler.n - len(chosen)]
+            self.account.refilled += len(more)
+            chosen = np.sort(np.concatenate([chosen, more]))
+        if len(chosen) < sampler.n:
+            self.account.short[pool.query] = sampler.n - len(chosen)
+        return chosen
+
+    def _rows(self, pool: Pool, labelled: list[Candidate]) -> list[Candidate]:
+        if not len(pool):
+            self.account.without.append(pool.query)
+        self.account.kept += len(pool) + len(labelled)
+        return sorted([*labelled, *pool.rows], key=lambda row: row.rank)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looks for cyclic garbage: rows make none, and looking at millions takes longer than making them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _in_order(found: Mapping[str, float]) -> Mapping[str, float]:
+    """What a source found, best first, as it should be already."""
+    scores = list(found.values())
+    return found if all(map(ge, scores, scores[1:])) else cut(found, len(found))
+
+
+def _next_in_rank(chosen: np.ndarray, size: int) -> np.ndarray:
+    """Rows that were not chosen: those behind the last chosen one, then those in front of it from the last on."""
+    last = int(chosen.max(initial=-1))
+    left = np.setdiff1d(np.arange(size), chosen)
+    return np.concatenate([left[left > last], left[left <= last][::-1]])
+
+
+def _unjudged(rule: Rule, pool: Pool) -> int:
+    """Documents that a rule has no score for; all of them where it needs a positive's and has none."""
+    if rule.needs_positives and any(np.isnan(pool.positive(judge, "min")) for judge in rule.judges):
+        return len(pool)
+    return int(np.isnan([pool.scores(judge) for judge in rule.judges]).any(axis=0).sum())
 
 
 def _merge(found: Mapping[str, Mapping[str, float]], grades: Mapping[str, int], account: Account) -> list[Candidate]:
     """One row a document: the sources that found it, the best rank, and the score that gave it."""
+    if len(found) == 1:
+        ((label, scores),) = found.items()
+        return list(map(Candidate, scores, repeat(label), count(1), scores.values(), map(grades.get, scores)))
     rows: dict[str, Candidate] = {}
     for label, scores in found.items():
         for rank, (document, score) in enumerate(scores.items(), start=1):
@@ -143,34 +253,10 @@ def _merge(found: Mapping[str, Mapping[str, float]], grades: Mapping[str, int], 
             if before is None:
                 rows[document] = Candidate(document, label, rank, score, grades.get(document))
                 continue
-            account.dropped["found by several sources, merged"] += 1
+            account.dropped[MERGED] += 1
             sources = f"{before.source}+{label}"
             better = rank < before.rank
             rows[document] = before._replace(
                 source=sources, rank=rank if better else before.rank, score=score if better else before.score
             )
     return list(rows.values())
-
-
-def _filtered(
-    rows: list[Candidate], grades: Mapping[str, int], filters: Sequence[Part], collection: Collection, account: Account
-) -> list[Candidate]:
-    positives = [doc for doc, grade in grades.items() if grade > 0]
-    for part in filters:
-        kept = cast(Filter, part).keep([row.doc_id for row in rows], positives, collection)
-        account.dropped[f"filter {part.label}"] += int((~kept).sum())
-        rows = [row for row, stays in zip(rows, kept, strict=True) if stays]
-    return rows
-
-
-def _sampled(
-    rows: list[Candidate], sampler: Sampler | None, seed: int, query: str, account: Account
-) -> list[Candidate]:
-    rows = sorted(rows, key=lambda row: row.rank)
-    if sampler is None or not rows:
-        return rows
-    ranks = np.array([row.rank for row in rows], dtype=np.int64)
-    scores = np.array([row.score for row in rows], dtype=np.float32)
-    chosen = sampler.choose(ranks, scores, np.random.default_rng([seed, *query.encode()]))
-    account.dropped[f"not sampled by {sampler.label}"] += len(rows) - len(chosen)
-    return [rows[i] for i in chosen]

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from retrodistill import models, vectors
-from retrodistill.emissions import Vectors, pair_scores
+from retrodistill.emissions import Emission, Vectors, pair_scores
 from retrodistill.encoders import Encoder, Precision
 from retrodistill.files import digest_of
 from retrodistill.indexing.index import BuiltIndex, Index, search
 from retrodistill.retrieval.retriever import Retriever
-from retrodistill.runs import Run
+from retrodistill.runs import Run, id_order
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
@@ -36,6 +36,11 @@ class EncoderRetriever(Retriever):
     precision: Precision = "fp32"
     query_prompt: str | None = None
     document_prompt: str | None = None
+
+    @property
+    def emits(self) -> Emission:
+        """The encoder's."""
+        return self.encoder_class.emits
 
     @property
     @abstractmethod
@@ -67,6 +72,8 @@ class EncoderSearcher:
         self.collection = collection
         self._details: dict[str, Any] = {}
         self._built: BuiltIndex | None = None
+        self._order: np.ndarray | None = None
+        self._asked: tuple[dict[str, int], Vectors] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -91,7 +98,7 @@ class EncoderSearcher:
     def document_vectors(self) -> Vectors:
         """The corpus, in the kind of vectors that the encoder emits."""
         corpus = self.collection.corpus
-        encoded = vectors.encoded(self.encoder, corpus.texts(), corpus.digest, "document", "encode documents")
+        encoded = vectors.encoded(self.encoder, corpus.sequence, corpus.digest, "document", "encode documents")
         return encoded.vectors
 
     @property
@@ -108,11 +115,21 @@ class EncoderSearcher:
         self._details["index_bytes"] = built.bytes
 
     def query_vectors(self, query_ids: Sequence[str]) -> Vectors:
-        """Queries, in the kind of vectors that the encoder emits."""
+        """Queries, in the kind of vectors that the encoder emits; of those asked for last none is encoded again."""
+        known = self._known(query_ids)
+        if known is not None:
+            return known
         texts = [self.query_text(query) for query in query_ids]
         encoded = vectors.encoded(self.encoder, texts, digest_of(texts), "query", "encode queries")
         self._details["encode_queries_per_second"] = encoded.per_second
+        self._asked = {query: row for row, query in enumerate(query_ids)}, encoded.vectors
         return encoded.vectors
+
+    def _known(self, query_ids: Sequence[str]) -> Vectors | None:
+        places, asked = self._asked or ({}, None)
+        if asked is None or not all(query in places for query in query_ids):
+            return None
+        return asked[np.fromiter(map(places.__getitem__, query_ids), dtype=np.int64, count=len(query_ids))]
 
     def query_text(self, query_id: str) -> str:
         """What is encoded for a query, before its prompt."""
@@ -126,7 +143,9 @@ class EncoderSearcher:
         """The nearest documents of each query."""
         queries, index = self.query_vectors(query_ids), self.index
         began = time.perf_counter()
-        found = search(index, self.collection.corpus.ids, queries, depth)
+        if self._order is None:
+            self._order = id_order(self.collection.corpus.ids)
+        found = search(index, self.collection.corpus.ids, queries, depth, self._order)
         self._details["search_queries_per_second"] = len(query_ids) / (time.perf_counter() - began)
         return dict(zip(query_ids, found, strict=True))
 
@@ -134,7 +153,9 @@ class EncoderSearcher:
         """The score of each pair, float32, shape (pairs,)."""
         queries = list(dict.fromkeys(query_ids))
         place = {query: row for row, query in enumerate(queries)}
-        query_vectors = self.encoder.encode([self.query_text(query) for query in queries], "query")
+        query_vectors = self._known(queries)
+        if query_vectors is None:
+            query_vectors = self.encoder.encode([self.query_text(query) for query in queries], "query")
         left = np.fromiter(map(place.__getitem__, query_ids), dtype=np.int64, count=len(query_ids))
         right = np.fromiter(map(self.collection.corpus.row, doc_ids), dtype=np.int64, count=len(doc_ids))
         return pair_scores(query_vectors, self.document_vectors, left, right)

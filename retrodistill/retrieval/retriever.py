@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from retrodistill.emissions import Emission
 from retrodistill.registry import Part
 from retrodistill.runs import Run
 
@@ -32,6 +33,11 @@ class Searcher(Protocol):
 
 class Retriever(Part):
     """Something that finds documents for queries; with `score`, also a teacher."""
+
+    @property
+    def emits(self) -> Emission | None:
+        """The kind of vectors its searcher has (`document_vectors`, `query_vectors`, `use`); None where it has none."""
+        return None
 
     @abstractmethod
     def open(self, collection: Collection) -> Searcher:

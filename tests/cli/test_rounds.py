@@ -279,3 +279,32 @@ def test_folds_that_do_not_fit_are_told(tmp_path, tree, tiny_cross_encoder):
     assert (
         "train.folds: models of folds are teachers of a later round" in call("validate", written(tmp_path, last)).stderr
     )
+
+
+def test_a_later_round_mines_where_the_first_ones_student_errs(tmp_path, tree, tiny_model):
+    sampler = {"kind": "disagreement", "n": 3, "student": "dense:@first", "teacher": "bm25"}
+    rounds = [{"name": "first"}, {"name": "second", "mine": {"sources": ["random"], "depth": 8, "sampler": sampler}}]
+    recipe = written(tmp_path, {**tree, "rounds": rounds})
+    run = done("run", recipe)
+    assert "disagreement:3: bm25: " in run.stderr
+    folder = tmp_path / "runs" / "walk" / "second" / "mine"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [judge["kind"] for judge in manifest["inputs"]["judges"]] == ["dense", "bm25"]
+    found = Candidates.read(folder / "candidates.parquet")
+    assert manifest["kept"] == len(found) and manifest["dropped"]["not sampled by disagreement:3"] > 0
+
+    sampler["student"] = "dense:@frist"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert result.exit_code == 2
+    assert "'@frist' names no round before this one; did you mean 'first'?" in result.output
+    sampler["student"] = None
+    rounds[1]["mine"]["sources"] = ["random", "bm25"]
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine: disagreement:3: scores of 2 sources are on scales of their own" in result.output
+    rounds[1]["mine"]["memory"] = "2 apples"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine.memory: '2 apples' is no size; write it as 2GB" in result.output
+    rounds[1]["mine"]["memory"] = "2GB"
+    sampler["student"] = "dense:no/such-model"
+    result = call("validate", written(tmp_path, {**tree, "rounds": rounds}))
+    assert "rounds[1].mine.sampler.student: model 'no/such-model' is no folder here" in result.output

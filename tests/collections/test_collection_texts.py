@@ -70,3 +70,13 @@ def test_digest_sees_order_ids_and_boundaries():
     # Only what a model reads counts: title and text are one string to it.
     one, other = Texts.documents("x", [("a", "b c", "d")]), Texts.documents("y", [("a", "b", "c d")])
     assert one.digest == other.digest
+
+
+def test_a_sequence_reads_what_is_asked_for(corpus, monkeypatch):
+    texts, sequence = corpus.texts(), corpus.sequence
+    assert len(sequence) == len(texts) and list(sequence) == texts
+    assert sequence[1:3] == texts[1:3] and sequence[-1] == texts[-1] and sequence[::2] == texts[::2]
+    with pytest.raises(IndexError):
+        sequence[len(texts)]
+    monkeypatch.setattr(Texts, "texts", lambda self, rows: rows)
+    assert sequence[5:9] == slice(5, 9)

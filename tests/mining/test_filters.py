@@ -1,7 +1,12 @@
 import numpy as np
+import pytest
+from pydantic import ValidationError
 
+from retrodistill.candidates import Candidate
 from retrodistill.collections import Collection, Texts
-from retrodistill.mining.filters import DuplicatesOfPositives
+from retrodistill.mining.filters import DuplicatesOfPositives, Length, Script
+from retrodistill.mining.near import NearDuplicates, signature
+from retrodistill.mining.pool import Pool
 
 TEXTS = {
     "positive": "The storm of May, 1910!",
@@ -15,10 +20,14 @@ TEXTS = {
 }
 
 
-def kept(documents, positives):
-    corpus = Texts.documents("toy", [(key, "", text) for key, text in TEXTS.items()])
-    collection = Collection("toy", corpus, Texts.queries("toy", []), {})
-    found = DuplicatesOfPositives().keep(documents, positives, collection)
+def keep(part, corpus, documents, positives, query=""):
+    collection = Collection("toy", corpus, Texts.queries("toy", [("q", query)]), {})
+    return part.keep(Pool("q", [Candidate(doc, "a", 1, 0.0, None) for doc in documents], positives, collection))
+
+
+def kept(documents, positives, part=None, texts=None, query=""):
+    corpus = Texts.documents("toy", [(key, "", text) for key, text in (texts or TEXTS).items()])
+    found = keep(part or DuplicatesOfPositives(), corpus, documents, positives, query)
     assert (found.dtype, found.shape) == (np.bool_, (len(documents),))
     return [document for document, stays in zip(documents, found, strict=True) if stays]
 
@@ -36,8 +45,7 @@ def test_title_and_text_are_compared_together():
     corpus = Texts.documents(
         "toy", [("a", "The storm", "of May"), ("b", "", "the storm of May"), ("c", "of May", "the storm")]
     )
-    collection = Collection("toy", corpus, Texts.queries("toy", []), {})
-    assert DuplicatesOfPositives().keep(["b", "c"], ["a"], collection).tolist() == [False, True]
+    assert keep(DuplicatesOfPositives(), corpus, ["b", "c"], ["a"]).tolist() == [False, True]
 
 
 def test_without_positives_or_documents_nothing_is_dropped():
@@ -47,3 +55,68 @@ def test_without_positives_or_documents_nothing_is_dropped():
 
 def test_a_positive_that_the_corpus_does_not_hold_is_passed_over():
     assert kept(["same"], ["not there"]) == ["same"]
+
+
+# Near duplicates
+
+LONG = " ".join(f"word{number}" for number in range(200))
+COPIES = {
+    "positive": LONG,
+    "header": f"Copyright 1910, all rights reserved. {LONG.upper()}!",  # 198 runs of three of 203
+    "half": " ".join([*LONG.split()[:100], *(f"other{number}" for number in range(100))]),  # 98 runs of 298
+    "shuffled": " ".join(sorted(LONG.split(), reverse=True)),
+    "short": "word0 word1",
+    "empty": "",
+}
+
+
+def test_near_duplicates_of_a_positive_go():
+    rest = [name for name in COPIES if name != "positive"]
+    assert kept(rest, ["positive"], NearDuplicates(), COPIES) == ["half", "shuffled", "short", "empty"]
+    assert kept(rest, ["positive"], NearDuplicates(threshold=0.25), COPIES) == ["shuffled", "short", "empty"]
+    assert kept(rest, ["positive"], NearDuplicates(threshold=0.9, words=1), COPIES) == ["half", "short", "empty"]
+    assert kept(rest, [], NearDuplicates(), COPIES) == rest
+
+
+def test_the_estimate_is_that_of_jaccard():
+    other = signature(COPIES["half"], 3, 4_096)
+    estimate = float((signature(LONG, 3, 4_096) == other).mean())
+    assert estimate == pytest.approx(98 / 298, abs=4 * (0.33 * 0.67 / 4_096) ** 0.5)
+    assert (signature(LONG, 3, 64) == signature(LONG.title(), 3, 64)).all()
+
+
+# Length
+
+
+def test_length_counts_words():
+    texts = {"none": "?!", "one": "word", "two": "two words!", "three": "a b c"}
+    assert kept(list(texts), [], Length(), texts) == ["one", "two", "three"]
+    assert kept(list(texts), [], Length(min=2), texts) == ["two", "three"]
+    assert kept(list(texts), [], Length(min=0, max=2), texts) == ["none", "one", "two"]
+    with pytest.raises(ValidationError, match="max: 2 words are fewer than min: 3"):
+        Length(min=3, max=2)
+
+
+# Script
+
+LETTERS = {
+    "english": "The storm of May 1910",
+    "german": "Der Sturm im Mai",
+    "russian": "Буря 1910 года",
+    "chinese": "一九一零年的風暴",
+    "mixed": "storm буря бури",  # 5 Latin letters of 13
+    "numbers": "1910",
+}
+
+
+def test_letters_tell_scripts_apart_and_not_languages():
+    documents = list(LETTERS)
+    assert kept(documents, [], Script(), LETTERS, "when was the storm") == ["english", "german", "numbers"]
+    assert kept(documents, [], Script(), LETTERS, "когда") == ["russian", "mixed", "numbers"]
+    assert kept(documents, [], Script(), LETTERS, "1910?") == documents
+    assert kept(documents, [], Script(scripts=("CJK", "CYRILLIC"), share=0.7), LETTERS, "storm") == [
+        "russian",
+        "chinese",
+        "numbers",
+    ]
+    assert "mixed" in kept(documents, [], Script(share=5 / 13), LETTERS, "storm")

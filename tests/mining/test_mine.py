@@ -11,6 +11,7 @@ from retrodistill.candidates import QRELS
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.mining import Account, mine
+from retrodistill.mining.account import OWN
 from retrodistill.mining.filters import DuplicatesOfPositives
 from retrodistill.mining.samplers import Top, Uniform
 from retrodistill.retrieval.bm25 import BM25
@@ -91,14 +92,18 @@ def test_a_querys_own_id_goes_without_leaving_a_gap(source):
     assert rows(candidates, "d0") == [("d5", "a", 1, None), ("d4", "a", 2, None), ("d6", "a", 3, None)]
     candidates, account = mine(toy(), "train", [one], depth=2, positives=False)
     assert [row[0] for row in rows(candidates, "d0")] == ["d5", "d4"]
-    assert list(account.found.values()) == [2]
+    # d0 was found, and it is told where it went.
+    assert list(account.found.values()) == [3]
+    assert account.dropped == {OWN: 1}
+    assert account.kept == 2
 
 
 def test_a_depth_beyond_the_corpus_takes_all_there_is():
     candidates, account = mine(toy(), "train", [Random()], depth=1000)
     assert [len(rows(candidates, query)) for query in QUERIES] == [8, 8, 7]
     assert [row[2] for row in rows(candidates, "q1")] == list(range(1, 9))
-    assert account.found == {"random": 23}
+    assert account.found == {"random": 24}
+    assert account.dropped == {OWN: 1}
 
 
 def test_depth_cuts_each_source(source):
@@ -211,7 +216,7 @@ def test_an_account_adds_up(lists, qrels, depth, sampler, filtered, positives):
             return
     found = candidates.table.column("source").to_pylist()
     added = found.count(QRELS)
-    assert account.kept == len(candidates)
+    assert (account.kept, account.added) == (len(candidates), added)
     assert sum(account.found.values()) == account.kept - added + sum(account.dropped.values())
     assert added == 0 or positives
     by_query = {query: rows(candidates, query) for query in QUERIES}
@@ -233,21 +238,37 @@ def test_an_account_adds_up(lists, qrels, depth, sampler, filtered, positives):
 
 def test_an_account_is_told_as_a_table_and_as_json():
     account = Account(
-        Counter({"bm25": 1200}), Counter({"filter duplicates": 3}), kept=1197, queries=20, without=["a", "b", "c", "d"]
+        found=Counter({"bm25": 1200}),
+        added=2,
+        dropped=Counter({"filter duplicates": 3}),
+        kept=1199,
+        refilled=1,
+        unjudged=Counter({"simans:3": 7, "margin": 0}),
+        queries=20,
+        short={"a": 2},
+        without=["a", "b", "c", "d"],
     )
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in account.table().splitlines()[2:]] == [
         ["found by bm25", "1,200"],
+        ["added: labelled, found by none", "2"],
         ["dropped: filter duplicates", "3"],
-        ["kept", "1,197"],
+        ["kept", "1,199"],
+        ["of these refilled from the next in rank", "1"],
+        ["without a score for simans:3", "7"],
+        ["queries short of negatives: a", "1"],
         ["queries without any negative: a, b, c, ...", "4"],
     ]
     assert account.table().startswith("| 20 queries ")
     assert account.as_dict() == {
         "queries": 20,
         "found": {"bm25": 1200},
+        "added": 2,
         "dropped": {"filter duplicates": 3},
-        "kept": 1197,
-        "queries_without_negatives": 4,
+        "kept": 1199,
+        "refilled": 1,
+        "unjudged": {"simans:3": 7},
+        "short_of_negatives": {"a": 2},
+        "queries_without_negatives": ["a", "b", "c", "d"],
     }
 
 

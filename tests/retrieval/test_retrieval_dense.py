@@ -99,3 +99,15 @@ def test_a_model_that_is_none_is_refused_before_any_work(tmp_path, tiny_cross_en
             Dense(model=str(model)).check()
         with pytest.raises(InputError):
             Dense(model=str(model)).open(collection)
+
+
+def test_some_of_the_queries_asked_for_last_are_not_encoded_again(tiny_model, collection, monkeypatch):
+    searcher = Dense(model=str(tiny_model)).open(collection)
+    queries = collection.query_ids("train")
+    vectors = np.asarray(searcher.query_vectors(queries))
+    found = searcher.search(queries, 5)
+    scores = searcher.score(queries[:2], ["storm0", "bread0"])
+    monkeypatch.setattr(DenseEncoder, "encode", lambda *_: pytest.fail("encoded again"))
+    np.testing.assert_array_equal(searcher.query_vectors(queries[4:1:-1]), vectors[4:1:-1])
+    assert searcher.search(queries[2:4], 5) == {query: found[query] for query in queries[2:4]}
+    np.testing.assert_array_equal(searcher.score(queries[:2], ["storm0", "bread0"]), scores)

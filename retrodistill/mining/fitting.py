@@ -1,0 +1,82 @@
+"""Keeps sources within the memory that a user grants: vectors stay on disk, what cannot fit is refused beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from retrodistill.emissions import columns_of
+from retrodistill.errors import InputError
+from retrodistill.indexing.mapped import Mapped
+from retrodistill.memory import Budget, resident, shown
+from retrodistill.retrieval.bm25 import BM25Searcher
+from retrodistill.retrieval.others import RunFileSearcher
+
+if TYPE_CHECKING:
+    from retrodistill.collections import Collection
+    from retrodistill.registry import Part
+    from retrodistill.retrieval.retriever import Retriever
+
+# Bytes, measured and rounded up. What a found document takes while it is merged, filtered and sampled (600), and what a
+# row handed on does in Arrow's columns.
+_A_FOUND_ROW, _A_KEPT_ROW = 1_000, 120
+# What a byte of text takes while BM25 indexes it (5 to 6), and one of a run file once it is read (3.2).
+_A_TEXT_BYTE, _A_RUN_BYTE = 8, 5
+_LEAST_QUERIES = 32
+
+
+def fit(sources: Mapping[str, tuple[Part, Any]], collection: Collection, budget: Budget) -> None:
+    """Have opened sources search within a budget.
+
+    Dense vectors are searched from disk. An index of words, of sparse or of several vectors a text, and a run file are
+    held in memory: they are estimated.
+
+    Raises:
+        InputError: a source will not fit.
+    """
+    for label, (source, searcher) in sources.items():
+        emits = cast("Retriever", source).emits
+        if emits == "dense":
+            share = max(10**6, budget.left // (4 * len(sources)))
+            searcher.use(Mapped(memory=share).build(searcher.document_vectors))
+        elif emits is not None:
+            held = sum(column.nbytes for column in columns_of(searcher.document_vectors).values())
+            budget.claim(2 * held, f"the index of {label}")
+        elif isinstance(searcher, BM25Searcher):
+            budget.claim(_A_TEXT_BYTE * _text_bytes(collection), f"the index of {label}")
+        elif isinstance(searcher, RunFileSearcher):
+            budget.claim(_A_RUN_BYTE * searcher.path.stat().st_size, f"reading {label}")
+        observe(budget, label)
+
+
+def queries_at_once(budget: Budget, queries: int, found_a_query: int, kept_a_query: int, most: int) -> int:
+    """How many queries are mined together, so that what is known of their documents fits.
+
+    Raises:
+        InputError: not even a few do.
+    """
+    kept = queries * kept_a_query * _A_KEPT_ROW
+    each = found_a_query * _A_FOUND_ROW
+    budget.claim(kept + min(_LEAST_QUERIES, queries) * each, f"candidates of {queries:,} queries")
+    return max(1, min(most, (budget.left - kept) // (2 * each)))
+
+
+def observe(budget: Budget, label: str) -> None:
+    """Stop once more is taken than was granted.
+
+    Raises:
+        InputError: naming the source that was being searched.
+    """
+    if resident() > budget.total:
+        raise InputError(
+            f"memory: {shown(budget.total)} is not enough: {shown(resident())} are taken with {label}; "
+            "grant more, or mine from its run file"
+        )
+
+
+def _text_bytes(collection: Collection) -> int:
+    """Length of all documents' texts, from a sample of them."""
+    corpus = collection.corpus
+    step = max(1, len(corpus) // 1_000)
+    sample: Sequence[str] = corpus.texts(range(0, len(corpus), step))
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in sample) * len(corpus) // max(1, len(sample))

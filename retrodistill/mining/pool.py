@@ -1,0 +1,148 @@
+"""What a sampler or a filter is shown: one query's unlabelled documents, and what was asked to be known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from retrodistill.candidates import Candidate
+from retrodistill.registry import Part
+
+if TYPE_CHECKING:
+    from retrodistill.collections import Collection
+
+# Which of a query's positives its negatives are held against.
+Against = Literal["min", "mean", "max"]
+_OF: Mapping[Against, Any] = {"min": np.min, "mean": np.mean, "max": np.max}
+
+
+class Rule(Part):
+    """A part of mining that says what it has to know, so that it is found out once and for whole blocks of queries."""
+
+    @property
+    def judges(self) -> tuple[Part | None, ...]:
+        """Teachers whose scores it reads; None stands for the scores of the one source that is mined from."""
+        return ()
+
+    @property
+    def spaces(self) -> tuple[Part, ...]:
+        """Dense retrievers whose vectors it reads."""
+        return ()
+
+    @property
+    def needs_positives(self) -> bool:
+        """Whether it means nothing without labels."""
+        return False
+
+
+class Space(Protocol):
+    """The vectors of a collection by one model."""
+
+    def query(self, query: str) -> np.ndarray:
+        """The vector of a query, float32, shape (dimensions,)."""
+
+    def documents(self, documents: Sequence[str]) -> np.ndarray:
+        """The vectors of documents, float32, shape (documents, dimensions)."""
+
+    def clusters(self, documents: Sequence[str], count: int) -> np.ndarray:
+        """The k-means cluster of each document, of `count` in the whole collection, int64, shape (documents,)."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The documents of one query that may become its negatives.
+
+    Attributes:
+        query: its id.
+        rows: its unlabelled documents by best rank.
+        positives: ids of its relevant documents, as labelled.
+        collection: where the texts are.
+        found: by source the score that it gave each document, best first.
+        scores_by: by judge (`key_of`) the score of each document and positive that it judged.
+        spaces: by retriever (`key_of`) its vectors.
+    """
+
+    query: str
+    rows: Sequence[Candidate]
+    positives: Sequence[str]
+    collection: Collection
+    found: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    scores_by: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    spaces: Mapping[str, Space] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, rows: np.ndarray) -> Pool:
+        """The same pool with some of its rows: a mask or row numbers, (documents,) or (kept,)."""
+        kept = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return replace(self, rows=[self.rows[int(row)] for row in kept])
+
+    @cached_property
+    def places(self) -> dict[str, dict[str, int]]:
+        """By source the rank, from 1, that it gave each document, those that are gone and labelled ones included."""
+        return {source: {doc: rank for rank, doc in enumerate(found, 1)} for source, found in self.found.items()}
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """The ids."""
+        return [row.doc_id for row in self.rows]
+
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """The best rank of each over the sources, from 1, ascending: int64, shape (documents,)."""
+        return np.array([row.rank for row in self.rows], dtype=np.int64)
+
+    def scores(self, judge: Part | None) -> np.ndarray:
+        """What a judge makes of the documents: float32, shape (documents,), NaN where it gave nothing."""
+        key = key_of(judge)
+        if key not in self._scores:
+            known = map(self.scores_by[key].get, self.documents, repeat(np.nan))
+            self._scores[key] = np.fromiter(known, dtype=np.float32, count=len(self))
+        return self._scores[key]
+
+    @cached_property
+    def _scores(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def positive(self, judge: Part | None, against: Against) -> float:
+        """What a judge makes of the query's positives together; NaN where it judged none."""
+        known = self.scores_by[key_of(judge)]
+        scores = np.array([known.get(doc, np.nan) for doc in self.positives], dtype=np.float32)
+        scores = scores[~np.isnan(scores)]
+        return float(_OF[against](scores)) if len(scores) else float("nan")
+
+    def space(self, retriever: Part) -> Space:
+        """The vectors by a retriever that the rule named among its `spaces`."""
+        return self.spaces[key_of(retriever)]
+
+
+def misfit(rules: Iterable[Part | None], sources: int, labels: bool) -> str | None:
+    """Why a rule cannot work with so many sources, or without labels; None where all can."""
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            continue
+        if rule.needs_positives and not labels:
+            return f"{rule.label} is held against labelled positives; leave it out, or mine with labels"
+        if None in rule.judges and sources > 1:
+            return (
+                f"{rule.label}: scores of {sources} sources are on scales of their own; "
+                "name a teacher for it, such as one of the sources"
+            )
+    return None
+
+
+def judges_of(rules: Iterable[Part | None]) -> list[Part]:
+    """Every model that decides what rules do: teachers and retrievers, each once."""
+    parts = [part for rule in rules if isinstance(rule, Rule) for part in (*rule.judges, *rule.spaces)]
+    return list({key_of(part): part for part in parts if part is not None}.values())
+
+
+def key_of(part: Part | None) -> str:
+    """What a judge's scores or a retriever's vectors are filed under."""
+    return part.model_dump_json() if part is not None else ""
