@@ -33,7 +33,7 @@ class SimANS(_Judged):
     Far below the positive is too easy, far above it is likely relevant and not labelled. A query whose positives have
     no score draws none.
 
-    Source: Zhou et al. 2022, "SimANS: Simple Ambiguous Negatives Sampling for Dense Text Retrieval", equation 4.
+    Source: Zhou et al. 2022, "SimANS: Simple Ambiguous Negatives Sampling for Dense Text Retrieval".
 
     Attributes:
         a: how sharply documents fall off on either side; on the scale of the scores, squared.
@@ -129,7 +129,7 @@ class Balanced(_Judged):
     Margins to one positive differ from scores by a constant, so the bins are the same without a label.
 
     Source: Hofstaetter et al. 2021, "Efficiently Teaching an Effective Dense Retriever with Balanced Topic Aware
-    Sampling", section 4.2. There a bin is drawn by chance; here they take turns, which is even in every list.
+    Sampling". There a bin is drawn by chance; here they take turns, which is even in every list.
     """
 
     argument: ClassVar[str | None] = "n"
