@@ -103,6 +103,8 @@ class Caller:
         self._answered = 0
         self._failures: Counter[str] = Counter()
         self._details: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
+        """Why a request that was asked last was not answered, by its key."""
 
     def ask(self, calls: Sequence[Call], account: Account) -> list[Any]:
         """The answer to each request; None where there was none after all retries, which is said.
@@ -113,6 +115,7 @@ class Caller:
         Raises:
             InputError: the server cannot be reached, refuses the key, or answers nothing at all.
         """
+        self.reasons = {}
         answers: dict[str, Any] = {call.key: account.answer(call.key) for call in calls}
         missing = list({call.key: call for call in calls if answers[call.key] is None}.values())
         if missing:
@@ -160,6 +163,7 @@ class Caller:
                 if not trouble.again or attempt == self.terms.retries:
                     break
                 await asyncio.sleep(self._pause_after(trouble, attempt))
+        self.reasons[call.key] = reason + detail
         self._failures[reason] += 1
         self._details.setdefault(reason, detail)
         if not self._answered:

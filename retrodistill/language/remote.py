@@ -135,6 +135,8 @@ class RemoteModel:
         )
         self._caller = Caller(terms, Pace(options.requests_per_minute, options.tokens_per_minute))
         self._account: Account | None = None
+        self.reasons: Sequence[str] = ()
+        """Why each of the prompts asked last has no answer; empty where it has one."""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -226,6 +228,11 @@ class RemoteModel:
         placed: list[Any] = [None] * len(calls)
         for row, answer in zip(order, answers, strict=True):
             placed[row] = answer
+        said = self._caller.reasons
+        self.reasons = [
+            said.get(call.key, "" if answer else "the answer names none of what was asked for")
+            for call, answer in zip(calls, placed, strict=True)
+        ]
         return placed
 
     def _label_call(self, prompt: Prompt, by_text: bool, read: Any, reading: Any) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -60,6 +61,12 @@ class Asker:
         self.collection = collection
         self.model: LanguageModel = options.model.open()
         self._sure = not options.golden
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why the model failed at each of what was asked last, empty where it did not; nothing where it tells none."""
+        found: Sequence[str] = getattr(self.model, "reasons", ())
+        return found
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from retrodistill import console
 from retrodistill.errors import InputError
 from retrodistill.scores.bradley_terry import bradley_terry, win_rate
 from retrodistill.scores.keys import text_keys
+from retrodistill.teachers.failures import Failures
 from retrodistill.teachers.teacher import Form, Teacher
 
 if TYPE_CHECKING:
@@ -104,17 +105,16 @@ def _merge_sort(places: Sequence[int]) -> Asking:
 
 
 def fill(
-    teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore
-) -> tuple[dict[str, Any], int, int, list[str]]:
+    teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore, failures: Failures
+) -> tuple[dict[str, Any], int, int]:
     """Ask what the store lacks, in both orders.
 
     Returns:
-        The teacher's identity, how many comparisons are asked for, how many of them were stored, and what failed.
+        The teacher's identity, how many comparisons are asked for, and how many of them were stored.
     """
     judge = teacher.open(collection)
     table = store.table(judge.identity)
     counts = {"asked": 0, "missing": 0}
-    failed: list[str] = []
 
     def answer(asked: Sequence[Comparison]) -> np.ndarray:
         queries, documents = _keys(judge, asked)
@@ -130,14 +130,15 @@ def fill(
             said = ~np.isnan(logits)
             table.append(queries[rows[said]], documents[rows[said]], logits[said])
             known[rows] = logits
-            failed.extend(" / ".join(asked[row]) for row in rows[~said])
+            shown = [(asked[row][0], asked[row][1:]) for row in rows]
+            failures.note(shown, np.flatnonzero(~said).tolist(), judge)
             bar.update(len(rows))
         return known
 
     with console.progress(None, f"score {teacher.label}", "comparisons") as bar:
         for _ in _walk(teacher, candidates, answer):
             pass
-    return dict(judge.identity), counts["asked"], counts["asked"] - counts["missing"], failed
+    return dict(judge.identity), counts["asked"], counts["asked"] - counts["missing"]
 
 
 def count(teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:

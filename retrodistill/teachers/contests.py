@@ -165,9 +165,12 @@ class First(Listwise):
     def orders(self, asker: Orderer, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[Order | None]:
         """By falling log-probability; equal ones in the order shown."""
         found: list[Order | None] = [None] * len(prompts)
+        asker.why = [""] * len(prompts)
         for count in dict.fromkeys(counts):
             rows = [row for row, own in enumerate(counts) if own == count]
             logs = asker.model.choices([prompts[row] for row in rows], self.names(count))
+            for row, reason in zip(rows, getattr(asker.model, "reasons", ()), strict=False):
+                asker.why[row] = reason
             for row, values in zip(rows, logs, strict=True):
                 if not np.isnan(values).any():
                     ranking = np.argsort(-values, kind="stable")
@@ -180,6 +183,12 @@ class Orderer(Asker):
 
     pairs_a_part = 16
     options: Listwise
+    why: list[str] | None = None
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why the model failed at each window of the last; windows that differ in size are asked apart."""
+        return super().reasons if self.why is None else self.why
 
     def order(self, windows: Sequence[Window]) -> list[Order | None]:
         """The order of each window; None where the model failed.

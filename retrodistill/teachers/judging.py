@@ -5,30 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from retrodistill import console
 from retrodistill.errors import InputError
-from retrodistill.files import write_text
 from retrodistill.language import accounts
 from retrodistill.registry import Part
 from retrodistill.scores.keys import text_keys
 from retrodistill.scores.store import ScoreStore, TeacherScores, fingerprint
 from retrodistill.teachers import comparing, ordering
 from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.failures import FAILED, Failures, writing
 from retrodistill.teachers.ordering import Ordering
 
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
     from retrodistill.teachers.teacher import Judge
-
-
-# In a teacher's folder of the store: what it failed at when it was last asked, a line each.
-FAILED = "failed.txt"
 
 
 @dataclass(frozen=True)
@@ -135,29 +130,19 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
     table = store.table(opened.identity)
     missing = _first_of_each(queries, documents, np.flatnonzero(np.isnan(table.lookup(queries, documents))))
     began = time.perf_counter()
-    failed: list[str] = []
+    failures = Failures()
     if len(missing):
         _say_nearly(teacher, store, opened.identity)
-        with accounts.kept_in(table.folder):
-            failed = _fill(teacher, opened, table, candidates, queries, documents, missing)
-    _list_failed(table.folder, failed)
+        with accounts.kept_in(table.folder), writing(failures, table.folder):
+            _fill(teacher, opened, table, candidates, queries, documents, missing, failures)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(opened.identity),
         asked=len(candidates),
         stored=len(candidates) - len(missing),
         seconds=time.perf_counter() - began,
-        failed=tuple(failed),
+        failed=failures.names,
     )
-
-
-def _list_failed(folder: Path, failed: Sequence[str]) -> None:
-    """Keep what failed in the teacher's folder, a line each, until nothing does."""
-    path = folder / FAILED
-    if failed:
-        write_text(path, "".join(f"{line}\n" for line in failed))
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _say_nearly(teacher: Part, store: ScoreStore, identity: Mapping[str, Any]) -> None:
@@ -172,19 +157,19 @@ def _judge_lists(
     began = time.perf_counter()
     folder = store.root / fingerprint(_open(teacher, collection).identity)
     _say_nearly(teacher, store, _open(teacher, collection).identity)
-    with accounts.kept_in(folder):
+    failures = Failures()
+    with accounts.kept_in(folder), writing(failures, folder):
         if isinstance(teacher, Comparing):
-            identity, asked, stored, failed = comparing.fill(teacher, candidates, collection, store)
+            identity, asked, stored = comparing.fill(teacher, candidates, collection, store, failures)
         else:
-            identity, asked, stored, failed = ordering.fill(teacher, candidates, collection, store)
-    _list_failed(folder, failed)
+            identity, asked, stored = ordering.fill(teacher, candidates, collection, store, failures)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(identity),
         asked=asked,
         stored=stored,
         seconds=time.perf_counter() - began,
-        failed=tuple(failed),
+        failed=failures.names,
         unit="comparisons" if isinstance(teacher, Comparing) else "windows",
     )
 
@@ -197,9 +182,9 @@ def _fill(
     queries: np.ndarray,
     documents: np.ndarray,
     missing: np.ndarray,
-) -> list[str]:
-    """Judge what is missing; returns what failed."""
-    failed: list[str] = []
+    failures: Failures,
+) -> None:
+    """Judge what is missing."""
     query_ids, doc_ids = candidates.query_ids, candidates.doc_ids
     with console.progress(len(missing), f"score {teacher.label}", "pairs") as bar:
         for start in range(0, len(missing), opened.pairs_a_part):
@@ -215,9 +200,9 @@ def _fill(
                 )
             known = ~np.isnan(scores)
             table.append(queries[rows[known]], documents[rows[known]], scores[known])
-            failed += [f"{query_ids[row]} / {doc_ids[row]}" for row in rows[~known]]
+            asked = [(query_ids[row], (doc_ids[row],)) for row in rows]
+            failures.note(asked, np.flatnonzero(~known).tolist(), opened)
             bar.update(len(rows))
-    return failed
 
 
 def _first_of_each(queries: np.ndarray, documents: np.ndarray, rows: np.ndarray) -> np.ndarray:

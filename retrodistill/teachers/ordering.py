@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from retrodistill import console
 from retrodistill.errors import InputError
 from retrodistill.scores.orders import Order
+from retrodistill.teachers.failures import Failures
 from retrodistill.teachers.teacher import Form, Teacher, Window
 
 if TYPE_CHECKING:
@@ -87,12 +88,12 @@ class Ordering(Teacher):
 
 
 def fill(
-    teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
-) -> tuple[dict[str, Any], int, int, list[str]]:
+    teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore, failures: Failures
+) -> tuple[dict[str, Any], int, int]:
     """Ask what the store lacks; a killed run goes on with the very windows that were left.
 
     Returns:
-        The teacher's identity, how many windows were needed, how many of them were stored, and what failed.
+        The teacher's identity, how many windows were needed, and how many of them were stored.
 
     Raises:
         InputError: too many answers had to be repaired.
@@ -100,7 +101,6 @@ def fill(
     judge = teacher.open(collection)
     known = store.orders(judge.identity)
     counts = {"needed": 0, "stored": 0, "asked": 0, "repaired": 0}
-    failed: list[str] = []
 
     def answer(windows: Sequence[Window]) -> list[Order | None]:
         texts = [_texts(judge, window) for window in windows]
@@ -118,7 +118,8 @@ def fill(
                 found[place] = order
             counts["asked"] += len(said)
             counts["repaired"] += sum(order.repairs > 0 for _, order in said)
-            failed.extend(windows[place].query_id for place in part if found[place] is None)
+            shown = [(windows[place].query_id, windows[place].doc_ids) for place in part]
+            failures.note(shown, [row for row, order in enumerate(orders) if order is None], judge)
             if counts["asked"] >= _ENOUGH_TO_TELL and counts["repaired"] > teacher.repair_limit * counts["asked"]:
                 raise InputError(
                     f"teacher {teacher.label}: {counts['repaired']} of {counts['asked']} answers named documents "
@@ -133,7 +134,7 @@ def fill(
         _walk(teacher, candidates, answer)
     if counts["repaired"]:
         console.say(f"{teacher.label}: {counts['repaired']} of {counts['asked']} answers were repaired")
-    return dict(judge.identity), counts["needed"], counts["stored"], failed
+    return dict(judge.identity), counts["needed"], counts["stored"]
 
 
 def count(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:
