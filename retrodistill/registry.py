@@ -72,7 +72,8 @@ class Part(BaseModel):
     def label(self) -> str:
         """The short form, for tables and provenance: `bm25`, `dense:MODEL`."""
         value = getattr(self, self.argument) if self.argument else None
-        return f"{self.kind}:{value}" if value is not None else self.kind
+        shown = value.label if isinstance(value, Part) else value
+        return f"{self.kind}:{shown}" if shown is not None else self.kind
 
 
 def parts_in(part: Part) -> dict[str, Part]:

@@ -29,7 +29,9 @@ def folder(tiny_cross_encoder, collection, tmp_path_factory):
 
 
 def test_the_model_of_the_querys_fold_judges(folder, collection):
-    judge = part("teacher", f"cross_fitted:cross_encoder:{folder}").open(collection)
+    teacher = part("teacher", f"cross_fitted:cross_encoder:{folder}")
+    assert teacher.label == f"cross_fitted:cross_encoder:{folder}"
+    judge = teacher.open(collection)
     singles = [CrossEncoder(model=str(place_of(folder, fold))).open(collection) for fold in range(2)]
     queries = collection.query_ids("train") + collection.query_ids("test")
     documents = [collection.corpus.ids[number % 24] for number in range(len(queries))]
