@@ -240,7 +240,7 @@ def test_where_nobody_is_sure_nothing_is_said():
     np.testing.assert_allclose(got[3:], [0, 9], rtol=1e-5)
 
 
-@given(st.lists(st.floats(-50, 50), min_size=5, max_size=5), st.floats(-1e3, 1e3))
+@given(st.lists(st.integers(-50, 50), min_size=5, max_size=5), st.integers(-1000, 1000))
 def test_sureness_does_not_move_with_a_shift(scores, shift):
     other = [0, 1, 2, 3, 4]
     part = Confident(normalise="zscore")
