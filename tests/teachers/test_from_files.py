@@ -23,5 +23,7 @@ def test_a_score_is_less_the_rank_by_lines_or_by_scores(collection, tmp_path, by
 
 
 def test_a_missing_file_is_told():
-    with pytest.raises(InputError, match="no such file; expected a run file with lines `query Q0 document rank score tag`"):
+    with pytest.raises(
+        InputError, match="no such file; expected a run file with lines `query Q0 document rank score tag`"
+    ):
         build("teacher", "run_order:nowhere.trec").check()
