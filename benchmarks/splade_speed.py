@@ -67,7 +67,7 @@ def measure_encoding(options: argparse.Namespace, texts: list[str]) -> None:
 
     library = SparseEncoder(options.model, device="cpu")
     library.max_seq_length = options.max_length
-    encoder = SpladeEncoder(options.model, max_length=options.max_length, device="cpu")
+    encoder = SpladeEncoder(options.model, max_length=options.max_length, precision=options.precision, device="cpu")
     found, expected = encoder.encode(texts, "document"), library.encode_document(texts)
     deviation = (as_tensor(found).to_dense() - expected.to_dense()).abs().max()
     print(f"encode {len(texts)} documents of up to {options.max_length} tokens, deviation {deviation:.1e}")
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a collection")
     parser.add_argument("--documents", type=int, default=64, help="documents to encode")
     parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours; theirs is fp32")
     parser.add_argument("--synthetic", type=int, help="documents to search, drawn at random")
     parser.add_argument("--depth", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)

@@ -18,7 +18,7 @@ Pooling = Literal["max", "sum"]
 
 # Logits at once, and terms at once: what a CPU's cache holds beside the weights, what keeps a GPU busy.
 CELLS = {"cpu": 2**20, "cuda": 2**26}
-TERMS = {"cpu": 2**10, "cuda": 2**15}
+TERMS = {"cpu": 2**11, "cuda": 2**15}
 _LOGS = {"relu": 1, "log1p_relu": 2}
 
 
@@ -78,11 +78,17 @@ def _peaks(hidden: Tensor, weight: Tensor, bias: Tensor, *, keep_places: bool) -
     """The largest logit of each term in each text, float32 (texts, terms), and the token that has it, int32."""
     values = torch.empty((len(hidden), len(weight)), device=hidden.device)
     places = torch.empty(values.shape, dtype=torch.int32, device=hidden.device) if keep_places else None
+    if torch.is_autocast_enabled(hidden.device.type):  # which does not see products that are told where to go
+        hidden, weight = (tensor.to(torch.get_autocast_dtype(hidden.device.type)) for tensor in (hidden, weight))
     texts_at_once, terms_at_once = _chunks(hidden, weight)
+    # one block for all chunks: fresh ones cost a page fault every 4 KB
+    block = hidden.new_empty(terms_at_once * min(texts_at_once, len(hidden)) * hidden.shape[1])
     for terms in _slices(len(weight), terms_at_once):
         for texts in _slices(len(hidden), texts_at_once):
             # tokens last, where a maximum reads memory in order: (terms, texts, tokens)
-            logits = (weight[terms] @ hidden[texts].flatten(0, 1).T).unflatten(1, (-1, hidden.shape[1]))
+            left, right = weight[terms], hidden[texts].flatten(0, 1).T
+            product = torch.mm(left, right, out=block[: len(left) * right.shape[1]].view(len(left), -1))
+            logits = product.unflatten(1, (-1, hidden.shape[1]))
             if places is None:
                 values[texts, terms] = logits.amax(-1).T.float()
             else:
