@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retrodistill import models
@@ -12,28 +12,61 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def check_shape(name: str, *, length: int | None = None, layers: int | Sequence[int] | None = None) -> None:
+def check_shape(
+    name: str,
+    *,
+    lengths: Mapping[str, int | None] | None = None,
+    layers: int | Sequence[int] | None = None,
+) -> None:
     """Refuse what a model's configuration shows it has not, before any of its weights are read.
 
     Args:
         name: the model.
-        length: tokens of a text that are asked for.
+        lengths: tokens of a text that are asked for, by the option that asks for them.
         layers: how many of its layers are asked for, or which.
 
     Raises:
         InputError: there are not so many positions or layers.
     """
-    path = models.locate(name) / "config.json"
-    config = models.read_json(path) if path.is_file() else {}
+    config = _config(name)
     positions, depth = config.get("max_position_embeddings"), config.get("num_hidden_layers")
-    if length is not None and isinstance(positions, int) and length > positions:
-        raise InputError(
-            f"max_length: {length} is longer than the {positions} positions of {name!r}; use <= {positions}"
-        )
+    for option, length in (lengths or {}).items():
+        if length is not None and isinstance(positions, int) and length > positions:
+            raise InputError(
+                f"{option}: {length} is longer than the {positions} positions of {name!r}; use <= {positions}"
+            )
     wanted = layers if isinstance(layers, int) else max(layers or (-1,)) + 1
     if isinstance(depth, int) and wanted > depth:
         said = layers if isinstance(layers, int) else list(layers or ())
         raise InputError(f"layers: {said} asks for more than the {depth} layers of {name!r} (0 to {depth - 1})")
+
+
+def check_dimensions(name: str, dimensions: Sequence[int]) -> None:
+    """Refuse shorter vectors that would be longer, where a model's files show how long its vectors are.
+
+    Raises:
+        InputError: one is.
+    """
+    folder = models.locate(name)
+    # those of modules.json stand in folders that begin with their place: 1_Pooling, 2_Dense
+    widths = [_width(models.read_json(path)) for path in sorted(folder.glob("[0-9]*_*/config.json"))]
+    width = next((found for found in reversed(widths) if found), _config(name).get("hidden_size"))
+    if isinstance(width, int) and max(dimensions, default=0) > width:
+        raise InputError(f"dimensions: {list(dimensions)} are wider than the {width} of {name!r}")
+
+
+def _width(module: dict[str, Any]) -> int:
+    """Of the vectors that a module of sentence-transformers makes, 0 where it leaves them as they are."""
+    if "out_features" in module:
+        return int(module["out_features"])
+    modes = module.get("pooling_mode", [name for name, on in module.items() if name.startswith("pooling_mode_") and on])
+    tokens = int(module.get("embedding_dimension", module.get("word_embedding_dimension", 0)))
+    return tokens * (1 if isinstance(modes, str) else len(modes))
+
+
+def _config(name: str) -> dict[str, Any]:
+    path = models.locate(name) / "config.json"
+    return models.read_json(path) if path.is_file() else {}
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

@@ -13,7 +13,7 @@ from retrodistill.emissions import Emission
 from retrodistill.encoders import check_length, load_model
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
-from retrodistill.students.backbone import choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.maxsim import maxsim
 from retrodistill.students.student import Student, Tokens
@@ -59,6 +59,7 @@ class ColBERTStudent(Student):
                 f"model {self.model!r} is a {found}, expected a MultiVectorEncoder, or a SentenceTransformer or an "
                 "encoder to make one of"
             )
+        check_shape(self.model, lengths={"query_length": self.query_length, "document_length": self.document_length})
 
     def load(self, device: str) -> Any:
         """The MultiVectorEncoder, with the asked options.

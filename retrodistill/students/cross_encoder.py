@@ -47,7 +47,7 @@ class CrossEncoderStudent(Student):
 
     def check(self) -> None:
         """Find the model, and what the options need."""
-        check_shape(self.model, length=self.max_length, layers=self.layers)
+        check_shape(self.model, lengths={"max_length": self.max_length}, layers=self.layers)
         if self.lora is not None:
             self.lora.check()
 

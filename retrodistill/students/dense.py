@@ -15,7 +15,7 @@ from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.students import assembly, cutting
-from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
+from retrodistill.students.backbone import check_dimensions, check_shape, choose_attention, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Student, Tokens
@@ -67,7 +67,8 @@ class DenseStudent(Student):
             raise InputError(
                 f"model {self.model!r} compares vectors by {self.compares!r}; a student learns cosine or dot"
             )
-        check_shape(self.model, length=self.max_length, layers=self.layers)
+        check_shape(self.model, lengths={"max_length": self.max_length}, layers=self.layers)
+        check_dimensions(self.model, self.dimensions)
         if self.lora is not None:
             self.lora.check()
 

@@ -90,7 +90,7 @@ class SpladeStudent(Student):
         if self.echo and not self._decodes:
             raise InputError(f"echo is for decoders, which see nothing behind a token; {self.model!r} is none")
         length = self.max_length * 2 if self.echo and self.max_length is not None else self.max_length
-        check_shape(self.model, length=length)
+        check_shape(self.model, lengths={"max_length": length})
         if self.lora is not None:
             self.lora.check()
         if self.query == "encoded" and (self.idf is not None or not self.train_idf):

@@ -294,6 +294,11 @@ def test_options_that_the_model_cannot_have(tiny_colbert, options, message):
         ColBERTStudent(model=str(tiny_colbert), **options).load("cpu")
 
 
+def test_lengths_are_checked_before_a_weight_is_read(tiny_colbert):
+    with pytest.raises(InputError, match="document_length: 65 is longer than the 64 positions"):
+        ColBERTStudent(model=str(tiny_colbert), document_length=65).check()
+
+
 def test_a_model_without_a_scoring_mask_cannot_expand(tiny_colbert, tmp_path):
     folder = shutil.copytree(tiny_colbert, tmp_path / "model")
     modules = json.loads((folder / "modules.json").read_text())

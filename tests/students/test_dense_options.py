@@ -203,9 +203,11 @@ def test_losses_see_shorter_vectors_as_matryoshka_has_it(tiny_model, similarity)
     assert value.item() == pytest.approx((sum(losses) / 3).item(), rel=1e-5)
 
 
-def test_shorter_vectors_cannot_be_longer(tiny_model):
-    with pytest.raises(InputError, match=r"dimensions: \[8, 33\] are wider than the 32"):
-        DenseStudent(model=str(tiny_model), dimensions=(8, 33)).load("cpu")
+def test_shorter_vectors_cannot_be_longer(tiny_model, bare):
+    for model in (str(tiny_model), bare):
+        with pytest.raises(InputError, match=r"dimensions: \[8, 33\] are wider than the 32"):
+            DenseStudent(model=model, dimensions=(8, 33)).check()
+    DenseStudent(model=bare, dimensions=(8, 32)).check()
     for dimensions in ([8, 0], [8, 8]):
         with pytest.raises(ValidationError, match="widths of 1 or more, each once"):
             build("student", {"kind": "dense", "model": "m", "dimensions": dimensions})
@@ -267,3 +269,19 @@ def test_pair_scores_of_a_saved_student_are_its_scores(llama, tmp_path):
     left, right = np.divmod(np.arange(25), 5)
     found = pair_scores(encoder.encode(TEXTS, "query"), encoder.encode(TEXTS, "document"), left, right)
     np.testing.assert_allclose(found.reshape(5, 5), student.score(queries, documents).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("modes", [("mean",), ("mean", "cls")])
+def test_how_long_vectors_are_is_seen_before_a_weight_is_read(tiny_model, tmp_path, modes):
+    from sentence_transformers import SentenceTransformer, models
+
+    base = models.Transformer(str(tiny_model))
+    pooling = models.Pooling(32, pooling_mode=modes if len(modes) > 1 else modes[0])
+    layers = [base, pooling] if len(modes) > 1 else [base, pooling, models.Dense(32, 48)]
+    model = SentenceTransformer(modules=layers)
+    model.save_pretrained(str(tmp_path))
+    width = model.get_embedding_dimension()
+    assert width > 32
+    DenseStudent(model=str(tmp_path), dimensions=(8, width)).check()
+    with pytest.raises(InputError, match=f"wider than the {width}"):
+        DenseStudent(model=str(tmp_path), dimensions=(8, width + 1)).check()
