@@ -85,6 +85,9 @@ LAYOUTS = {
     "MPNetModel": MPNET,
 }
 
+# What students attend by while they train: the same products again.
+PLAIN_ATTENTION = "retrodistill_plain"
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", PLAIN_ATTENTION)
 LINEAR = ("query", "key", "value", "out", "up", "down")
 NORMS = ("attention_norm", "norm")
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -98,7 +101,7 @@ def layout_of(encoder: Any) -> Layout | None:
     """
     kind = type(encoder)
     layout = LAYOUTS.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
-    if layout is None or encoder.config._attn_implementation not in ("eager", "sdpa", "flash_attention_2"):
+    if layout is None or encoder.config._attn_implementation not in ATTENTIONS:
         return None
     if any(getattr(encoder.config, name, False) for name in ("is_decoder", "add_cross_attention")):
         return None

@@ -80,16 +80,21 @@ def set_dropout(model: nn.Module, rate: float) -> None:
             module.attention_dropout = rate  # type: ignore[assignment]
 
 
-def choose_attention(model: Any, encoder: Any = None) -> None:
-    """Have a sentence-transformers model compute attention as is fastest in training.
+def quicken(model: Any, encoder: Any = None) -> None:
+    """Have a sentence-transformers model compute attention and dropout as is fastest in training.
 
     Args:
         model: the model.
         encoder: the transformers model inside it; the first module's where None.
     """
+    from retrodistill.students.attention import use_plain_attention, use_quick_dropout
+
     if encoder is None:
         encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
+    if model.device.type != "cpu":
+        return
+    use_quick_dropout(model)
     short = model.max_seq_length is not None and model.max_seq_length <= 512
-    if model.device.type == "cpu" and short and hasattr(encoder, "set_attn_implementation"):
+    if short and hasattr(encoder, "set_attn_implementation"):
         # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
-        encoder.set_attn_implementation("eager")
+        use_plain_attention(encoder)

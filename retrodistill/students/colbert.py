@@ -13,7 +13,7 @@ from retrodistill.emissions import Emission
 from retrodistill.encoders import check_length, load_model
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
-from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.maxsim import maxsim
 from retrodistill.students.student import Student, Tokens
@@ -85,7 +85,7 @@ class ColBERTStudent(Student):
             _set_pooling(model, self.pooling)
         if self.dropout is not None:
             set_dropout(model, self.dropout)
-        choose_attention(model)
+        quicken(model)
         return model
 
     def embed(self, model: Any, tokens: Tokens, role: str) -> Embedded:

@@ -16,7 +16,7 @@ from retrodistill.encoders.pairs import PairTemplate
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of
 from retrodistill.students import assembly, cutting
-from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Student, Tokens
@@ -80,7 +80,7 @@ class CrossEncoderStudent(Student):
             cutting.cut(transformer, self.layers, self.model)
         if self.dropout is not None:
             set_dropout(model, self.dropout)
-        choose_attention(model)
+        quicken(model)
         if self.lora is not None:
             self.lora.add(model, [] if _is_causal(model) else _heads(transformer))
         return model

@@ -15,7 +15,7 @@ from retrodistill.encoders import load_model
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.students import assembly, cutting
-from retrodistill.students.backbone import check_dimensions, check_shape, choose_attention, set_dropout
+from retrodistill.students.backbone import check_dimensions, check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Student, Tokens
@@ -104,7 +104,7 @@ class DenseStudent(Student):
             cutting.cut(getattr(model[0], "auto_model", model[0]), self.layers, self.model)
         if self.dropout is not None:
             set_dropout(model, self.dropout)
-        choose_attention(model)
+        quicken(model)
         if self.lora is not None:
             self.lora.add(model)
         return model

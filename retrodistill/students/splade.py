@@ -18,7 +18,7 @@ from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
 from retrodistill.students import assembly
-from retrodistill.students.backbone import check_shape, choose_attention, set_dropout
+from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
 from retrodistill.students.student import Penalty, Student, Tokens
@@ -139,7 +139,7 @@ class SpladeStudent(Student):
             model.max_active_dims = self.top_k
         if self.dropout is not None:
             set_dropout(model, self.dropout)
-        choose_attention(model, model.transformers_model)
+        quicken(model, model.transformers_model)
         return model
 
     def _routed(self, model: Any) -> Any:
