@@ -2,13 +2,15 @@
 
     python benchmarks/mining_table.py --data DIR/scifact
     python benchmarks/mining_table.py --data DIR/nfcorpus --queries 300
-    python benchmarks/mining_table.py --data DIR/scifact --train dense:sentence-transformers/all-MiniLM-L6-v2
+    python benchmarks/mining_table.py --data DIR/scifact --sampler top --sampler uniform --filter none --filter margin \
+      --train '{kind: dense, model: sentence-transformers/all-MiniLM-L6-v2, max_length: 128, dropout: 0}'
 
 Of every query with several relevant documents half of the labels are hidden, by a fixed seed; mining sees the others. A
 false negative is a hidden relevant document among the negatives. The first stages are BM25 and MiniLM, 100 documents
 each; the teacher is MiniLM too, or another by `--teacher`. Cells: false negatives per 100 negatives, and in brackets
 the mean of what share of its n negatives a query got. With `--train STUDENT`, a student is trained on the negatives of
 each cell, of all queries and labels of the split, by InfoNCE, and a third number is its nDCG@10 on the test split.
+`--sampler` and `--filter` leave only those that they name.
 """
 
 from __future__ import annotations
@@ -82,14 +84,22 @@ def hidden(collection: Collection, split: str, limit: int | None) -> tuple[Colle
     return Collection(collection.name, collection.corpus, collection.queries, judgements), held
 
 
-def searched(collection: Collection, dense: Any, folder: Path) -> list[Any]:
+def only(rows: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    """Those that are named, or all."""
+    unknown = set(names or ()) - set(rows)
+    if unknown:
+        raise SystemExit(f"there is no {sorted(unknown)[0]!r} among {list(rows)}")
+    return {name: row for name, row in rows.items() if names is None or name in names}
+
+
+def searched(collection: Collection, dense: Any, folder: Path, split: str = "train") -> list[Any]:
     """The first stages' lists as run files, so that every cell mines from the same without searching again."""
     sources = []
     for spec in ("bm25", dense):
         source = part("retriever", spec)
         path = folder / f"{source.kind}.trec"
         # as mining asks: two more, so that a query's own id leaves no gap
-        write_run(path, source.open(collection).search(collection.query_ids("train"), DEPTH + 2), source.kind)
+        write_run(path, source.open(collection).search(collection.query_ids(split), DEPTH + 2), source.kind)
         sources.append(part("retriever", f"run:{path}"))
     return sources
 
@@ -100,15 +110,19 @@ def negatives(candidates: Candidates) -> set[tuple[str, str]]:
     return {(query, doc) for query, doc, label in rows if label is None}
 
 
-def trained(collection: Collection, candidates: Candidates, student: str, folder: Path) -> float:
+def trained(collection: Collection, candidates: Candidates, student: str, steps_at_most: int | None) -> float:
     """nDCG@10 on the test split of a student that learns from labels and these negatives."""
     from retrodistill.training.options import TrainOptions
     from retrodistill.training.train import train
 
     learner, loss = part("student", student), part("loss", "{kind: infonce, temperature: 0.05}")
-    options = TrainOptions(batch_size=32, documents=8, learning_rate=3e-5)
-    train(learner, [loss], candidates, collection, folder, options=options)
-    evaluation, _ = steps.evaluate(f"{learner.kind}:{folder}", collection, "test", metrics=["nDCG@10"])
+    options = TrainOptions(
+        batch_size=32, documents=4, learning_rate=6e-5, pick="log_uniform", max_steps=steps_at_most, max_tokens=16_384
+    )
+    with tempfile.TemporaryDirectory() as name:
+        train(learner, [loss], candidates, collection, Path(name) / "model", options=options)
+        system = part("retriever", {"kind": learner.kind, "model": f"{name}/model", "precision": "bf16"})
+        evaluation, _ = steps.evaluate(system, collection, "test", metrics=["nDCG@10"])
     return float(evaluation.metrics["nDCG@10"])
 
 
@@ -123,12 +137,15 @@ def main() -> None:
     )
     parser.add_argument("--teacher", help="the dense first stage where left out")
     parser.add_argument("--train", metavar="STUDENT")
+    parser.add_argument("--max-steps", type=int, help="of a training; one epoch where left out")
+    parser.add_argument("--sampler", action="append", help="a row of the table; all where left out")
+    parser.add_argument("--filter", action="append", help="a column")
     options = parser.parse_args()
     whole = open_collection(options.data)
     part_of_it, held = hidden(whole, options.split, options.queries)
     dense = part("retriever", options.dense).model_dump()
     teacher = part("teacher", options.teacher).model_dump() if options.teacher else dense
-    rules = filters(teacher)
+    rules = only(filters(teacher), options.filter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = ScoreStore(folder / "scores")
@@ -140,18 +157,20 @@ def main() -> None:
             f"{len(held & pool):,} of them among the {len(pool):,} documents found ({len(held & pool) / len(pool):.2%})"
         )
         table = []
-        for sampler, spec in samplers(teacher, dense, options.n).items():
+        if options.train:
+            (folder / "whole").mkdir()
+            stages = searched(whole, dense, folder / "whole", options.split)
+        for sampler, spec in only(samplers(teacher, dense, options.n), options.sampler).items():
             cells = []
-            for number, chosen in enumerate(rules.values()):
+            for chosen in rules.values():
                 rule = {"sampler": part("sampler", spec), "filters": [part("filter", one) for one in chosen]}
                 candidates, account = mine(part_of_it, "train", sources, depth=DEPTH, store=store, **rule)
                 found = negatives(candidates)
                 full = 1 - sum(account.short.values()) / (options.n * account.queries)
                 cells.append(f"{100 * len(found & held) / max(1, len(found)):.1f} ({full:.2f})")
                 if options.train:
-                    stages = [part("retriever", "bm25"), part("retriever", dense)]
-                    all_of_it, _ = mine(whole, options.split, stages, store=store, **rule)
-                    cells[-1] += f" {trained(whole, all_of_it, options.train, folder / f'{len(table)}-{number}'):.4f}"
+                    all_of_it, _ = mine(whole, options.split, stages, depth=DEPTH, store=store, **rule)
+                    cells[-1] += f" {trained(whole, all_of_it, options.train, options.max_steps):.4f}"
             table.append([sampler, *cells])
             console.say(" | ".join(table[-1]))
         print(console.markdown_table(["sampler", *rules], table))
