@@ -1,12 +1,13 @@
 """Claim: a step of listwise distillation costs less time and memory here than with sentence-transformers.
 
-The same step on both sides: 8 queries with 9 documents each, KL to given scores, all-MiniLM-L6-v2, texts of a
+The same step on all sides: 8 queries with 9 documents each, KL to given scores, all-MiniLM-L6-v2, texts of a
 collection cut at 256 tokens, dropout as the model has it, gradients but no optimizer. There: `DistillKLDivLoss` on
-what its own collator makes, tokenising included; here: `Objective.backward`, tokens from the cache. Time: both in one
-process, in turns, after a warm-up each; the median of the ratios. Memory: each side alone in a process of its own, the
-most that was resident. The two gradients are compared, without dropout.
+what its own collator makes, tokenising included, once as it comes and once as it is fastest, in bf16 and two queries
+after two; here: `Objective.backward`, tokens from the cache. Time: all in one process, in turns, after a warm-up each;
+the median of the ratios. Memory: each side alone in a process of its own, the most that was resident. Gradients are
+compared with those of sentence-transformers as it comes, without dropout.
 
-    python benchmarks/training_speed.py --data DIR --rounds 5
+    python benchmarks/training_speed.py --data DIR --rounds 5 --precision bf16
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ import torch
 
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, open_collection
+from retrodistill.encoders import Precision
 from retrodistill.losses.divergences import KL
+from retrodistill.models import locate
+from retrodistill.students.backbone import set_dropout
 from retrodistill.students.dense import DenseStudent
 from retrodistill.training.lists import Lists
 from retrodistill.training.objective import Objective
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 QUERIES, DOCUMENTS, LENGTH = 8, 9, 256
+SIDES = ("ours", "theirs", "theirs at best")
 
 
 def problem(collection: Collection) -> Lists:
@@ -46,7 +51,10 @@ def problem(collection: Collection) -> Lists:
     return Lists(candidates, teacher, collection, documents=DOCUMENTS, pick="top", batch_size=QUERIES, seed=0)
 
 
-def ours(lists: Lists, max_tokens: int, dropout: float | None) -> tuple[torch.nn.Module, Callable[[], float]]:
+Side = tuple[torch.nn.Module, Callable[[], float]]
+
+
+def ours(lists: Lists, max_tokens: int, precision: Precision, dropout: float | None) -> Side:
     student = DenseStudent(model=MODEL, max_length=LENGTH, dropout=dropout)
     model = student.load("cpu").train()
     collection = lists.collection
@@ -60,16 +68,20 @@ def ours(lists: Lists, max_tokens: int, dropout: float | None) -> tuple[torch.nn
     def tokens(role: str, rows: np.ndarray) -> list[np.ndarray]:
         return [kept[role, int(row)] for row in rows]
 
-    objective = Objective(student, model, [KL()], tokens, precision="fp32", max_tokens=max_tokens)
+    objective = Objective(student, model, [KL()], tokens, precision=precision, max_tokens=max_tokens)
     batch = lists.batch(0)
     return model, lambda: objective.backward(batch)["kl"]
 
 
-def theirs(lists: Lists, dropout: float | None) -> tuple[torch.nn.Module, Callable[[], float]]:
+def theirs(lists: Lists, dropout: float | None, *, best: bool = False) -> Side:
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
     from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 
-    model = DenseStudent(model=MODEL, max_length=LENGTH, dropout=dropout).load("cpu").train()
+    model = SentenceTransformer(str(locate(MODEL)), device="cpu").train()
+    model.max_seq_length = LENGTH
+    if dropout is not None:
+        set_dropout(model, dropout)
     loss, batch, collection = DistillKLDivLoss(model), lists.batch(0), lists.collection
     listed = []
     for place, query in enumerate(batch.queries):
@@ -79,16 +91,21 @@ def theirs(lists: Lists, dropout: float | None) -> tuple[torch.nn.Module, Callab
         listed.append(row | {f"document_{n}": text for n, text in enumerate(texts)})
     collator = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)
     columns = ["query", *(f"document_{n}" for n in range(DOCUMENTS))]
+    at_once = 2 if best else len(listed)
 
     def step() -> float:
-        features = collator([dict(row) for row in listed])
-        parts = [
-            {key.removeprefix(f"{name}_"): value for key, value in features.items() if key.startswith(f"{name}_")}
-            for name in columns
-        ]
-        value = loss(parts, features["label"])
-        value.backward()
-        return float(value.detach())
+        total = 0.0
+        for start in range(0, len(listed), at_once):
+            features = collator([dict(row) for row in listed[start : start + at_once]])
+            parts = [
+                {key.removeprefix(f"{name}_"): value for key, value in features.items() if key.startswith(f"{name}_")}
+                for name in columns
+            ]
+            with torch.autocast("cpu", torch.bfloat16, enabled=best):
+                value = loss(parts, features["label"]) * at_once / len(listed)
+            value.backward()
+            total += float(value.detach())
+        return total
 
     return model, step
 
@@ -106,33 +123,40 @@ def gradient(model: torch.nn.Module, step: Callable[[], float]) -> tuple[float, 
     return value, torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
+def side(name: str, lists: Lists, options: argparse.Namespace, dropout: float | None) -> Side:
+    if name == "ours":
+        return ours(lists, options.max_tokens, options.precision, dropout)
+    return theirs(lists, dropout, best=name == "theirs at best")
+
+
 def measure(options: argparse.Namespace) -> None:
     lists = problem(open_collection(options.data))
-    (_, first), (_, second) = (
-        gradient(*ours(lists, options.max_tokens, 0.0)),
-        gradient(*theirs(lists, 0.0)),
-    )
-    print(f"gradients without dropout: cosine {torch.cosine_similarity(first.double(), second.double(), dim=0):.6f}")
-    (model, step), (other, their_step) = ours(lists, options.max_tokens, None), theirs(lists, None)
-    step(), their_step()
-    ratios, here, there = [], [], []
+    gradients = {name: gradient(*side(name, lists, options, 0.0))[1].double() for name in SIDES}
+    for name in SIDES:
+        cosine = torch.cosine_similarity(gradients[name], gradients["theirs"], dim=0)
+        print(f"gradients without dropout, {name}: cosine to theirs {cosine:.6f}")
+    built = {name: side(name, lists, options, None) for name in SIDES}
+    for _, step in built.values():
+        step()
+    taken: dict[str, list[float]] = {name: [] for name in SIDES}
     for _ in range(options.rounds):
-        here.append(timed(step, model))
-        there.append(timed(their_step, other))
-        ratios.append(there[-1] / here[-1])
-    print(
-        f"a step: {np.median(here):.2f} s here, {np.median(there):.2f} s with sentence-transformers; ratio "
-        f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {options.rounds} rounds)"
-    )
-    for side in ("ours", "theirs"):
-        words = ["--data", options.data, "--max-tokens", str(options.max_tokens), "--alone", side]
-        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
-        print(f"most memory, {side}: {done.stdout.strip()}")
+        for name, (model, step) in built.items():
+            taken[name].append(timed(step, model))
+    for name, seconds in taken.items():
+        ratios = np.divide(seconds, taken["ours"])
+        print(
+            f"a step, {name}: {np.median(seconds):.2f} s; {np.median(ratios):.2f} times ours ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}, {options.rounds} rounds)"
+        )
+    for name in SIDES:
+        words = ["--data", options.data, "--max-tokens", str(options.max_tokens), "--precision", options.precision]
+        command = [sys.executable, __file__, *words, "--alone", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"most memory, {name}: {done.stdout.strip()}")
 
 
 def alone(options: argparse.Namespace) -> None:
-    lists = problem(open_collection(options.data))
-    _, step = ours(lists, options.max_tokens, None) if options.alone == "ours" else theirs(lists, None)
+    _, step = side(options.alone, problem(open_collection(options.data)), options, None)
     before = most_resident()
     step()
     most = most_resident()
@@ -150,7 +174,8 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=4_096)
-    parser.add_argument("--alone", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument("--alone", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         alone(options)
