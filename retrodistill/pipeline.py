@@ -26,6 +26,7 @@ from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
 from retrodistill.runs import read_run, write_run
+from retrodistill.scores.learnt import Learnt
 from retrodistill.scores.store import ScoreStore, fingerprint
 from retrodistill.sections import Recipe, Stage, Train
 from retrodistill.teachers import judging
@@ -309,11 +310,14 @@ class Walk:
     def _teacher(self, stage: Stage) -> tuple[Any, Maker]:
         """The last round's teachers over what its sources find for the test queries."""
         score, mining = stage.score, stage.mine
+        train = stage.folder / "mine" / "candidates.parquet"
+        learnt_from = Candidates.read(train) if isinstance(score.combine, Learnt) else None
         identity = [
             judging.identities(self.collection, score.teachers),
             judging.identities(self.collection, mining.sources),
             score.combine and score.combine.model_dump(),
             mining.depth,
+            *([learnt_from.digest] if learnt_from else []),
         ]
         return identity, partial(
             steps.evaluate_teacher,
@@ -324,6 +328,7 @@ class Walk:
             teachers=score.teachers,
             store=self.store,
             combine=score.combine,
+            learnt_from=learnt_from,
             metrics=self.recipe.evaluate.metrics,
         )
 

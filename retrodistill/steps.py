@@ -19,6 +19,7 @@ from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
+from retrodistill.scores.learnt import Learnt, Lists
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
@@ -138,13 +139,31 @@ def teacher_scores(
     teachers: Sequence[Part],
     store: ScoreStore,
     combine: Part | None = None,
+    learnt_from: Candidates | None = None,
 ) -> np.ndarray | None:
-    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers."""
+    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers.
+
+    A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
+    those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at.
+    """
     if not teachers:
         return None
-    scores = judging.read(candidates, collection, teachers, store)
     combination = cast(Any, combine or default_combination(len(teachers)))
-    return combination(scores, candidates.offsets)
+    if not isinstance(combination, Learnt):
+        return cast(np.ndarray, combination(judging.read(candidates, collection, teachers, store), candidates.offsets))
+    lists = _lists(candidates, collection, teachers, store)
+    if learnt_from is None:
+        return combination.cross_fitted(lists)
+    return combination.learnt(_lists(learnt_from, collection, teachers, store))(lists.scores, lists.offsets)
+
+
+def _lists(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> Lists:
+    return Lists(
+        judging.read(candidates, collection, teachers, store),
+        candidates.offsets,
+        candidates.labels,
+        [collection.queries.text(query) for query in candidates.queries],
+    )
 
 
 def teacher_preferences(
@@ -176,17 +195,24 @@ def evaluate_teacher(
     teachers: Sequence[Part],
     store: ScoreStore,
     combine: Part | None = None,
+    learnt_from: Candidates | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[Evaluation, Run]:
     """Have the teachers re-rank what the sources find for a split: what the student could at best learn to do.
 
-    No labelled document is added to the candidates, and none is filtered or sampled away.
+    No labelled document is added to the candidates, and none is filtered or sampled away. A combination that learns
+    from labels learns from those of `learnt_from`, never from those of the split.
     """
+    if not teachers:
+        raise InputError("there is no teacher to evaluate; name one in score.teachers")
+    if isinstance(combine, Learnt) and learnt_from is None:
+        raise InputError(
+            f"combine: {combine.kind} learns from labels, which must not be those of {split!r}, the split that is "
+            "measured; give candidates of the train split as learnt_from"
+        )
     candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
     judging.judge(candidates, collection, teachers, store)
-    scores = teacher_scores(candidates, collection, teachers, store, combine)
-    if scores is None:
-        raise InputError("there is no teacher to evaluate; name one in score.teachers")
+    scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from))
     run: Run = {query: {} for query in collection.query_ids(split)}
     run.update(run_of(candidates, scores))
     return protocol.evaluate_run(
