@@ -87,8 +87,11 @@ class Walk:
             "queries": [self.collection.digest, digest_of(self.collection.qrels(data.train))],
             "split": data.train,
             "sources": judging.identities(self.collection, options.sources),
-            "judges": judging.identities(self.collection, judges_of((options.sampler, *options.filters))),
-            **options.model_dump(mode="json", exclude={"sources", "memory"}),
+            "judges": judging.identities(
+                self.collection, judges_of((options.sampler, *options.filters, options.weigh))
+            ),
+            # what is not weighed is what it was before there were weights
+            **options.model_dump(mode="json", exclude={"sources", "memory", *(() if options.weigh else ("weigh",))}),
             "seed": self.recipe.seed,
         }
 
@@ -103,6 +106,7 @@ class Walk:
                 sampler=options.sampler,
                 filters=options.filters,
                 refill=options.refill,
+                weigh=options.weigh,
                 labels=options.labels,
                 store=self.store,
                 memory=options.memory,

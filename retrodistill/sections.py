@@ -64,13 +64,14 @@ class Mine(Section):
     depth: int = Field(100, ge=1)
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
+    weigh: of("weigher") | None = Field(None, description="how much each counts in training; all alike")  # type: ignore[valid-type]
     refill: bool = Field(False, description="true: what a sampler lacks is made up from the next in rank")
     memory: Size | None = Field(None, gt=0, description="that mining may take, such as 2GB; unbounded where left out")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
 
     @model_validator(mode="after")
     def _rules_can_work(self) -> Mine:
-        unfit = misfit((self.sampler, *self.filters), len(self.sources), self.labels)
+        unfit = misfit((self.sampler, *self.filters, self.weigh), len(self.sources), self.labels)
         if unfit is not None:
             raise ValueError(unfit)
         if self.refill and self.sampler is None:

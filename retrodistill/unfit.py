@@ -56,7 +56,14 @@ def _unlabelled(recipe: Recipe) -> Iterator[tuple[Place, str]]:
 
 
 def _useless(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """Folds of the last round, which nobody is left to learn from."""
+    """Folds of the last round, which nobody is left to learn from, and weights that no loss looks at."""
+    for number, stage in enumerate(recipe.stages):
+        losses = [cast(Any, loss) for train in stage.students.values() for loss in train.losses]
+        if stage.mine.weigh is not None and not any(loss.weighs for loss in losses):
+            within: Place = ("rounds", number) if recipe.rounds and recipe.rounds[number].mine else ()
+            kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
+            said = f"{kinds} does not look at weights; train with a loss that does, such as infonce, or leave it out"
+            yield (*within, "mine", "weigh"), said
     for position, train in enumerate(recipe.stages[-1].students.values()):
         if train.folds:
             base: Place = ("rounds", len(recipe.rounds) - 1) if recipe.rounds and recipe.rounds[-1].train else ()
