@@ -65,12 +65,13 @@ class CET(Weigher):
 
     A document is labelled relevant if it is relevant and was selected, `P(label) = r s`, so that one without a label
     is not relevant with probability `w = (1 - r) / (1 - r s)`. `r` is logistic in the teacher's scores, raw and in
-    deviations from the query's mean. `s` belongs to a cell, those found by the same sources at ranks 1, 2, 3 to 4, 5 to
-    8 and so on; deeper cells are never selected more. Each is estimated by what the other says until both stand: an EM,
-    of which what is unlabelled is relevant with probability `1 - w`. Labelled documents keep the weight 1.
+    deviations from the query's mean. `s` belongs to a cell: those at ranks 1, 2, 3 to 4, 5 to 8 and so on of the system
+    that the labelled `pool` came from, or, if it is not named, of the best source of those that the same sources found.
+    Deeper cells are never selected more. Each is estimated by what the other says until both stand: an EM, of which
+    what is unlabelled is relevant with probability `1 - w`. Labelled documents keep the weight 1.
 
     Labels tell `r s`, and their products alone: that of all relevant documents a share lies unlabelled everywhere
-    cannot be seen. `first` is what is believed of the first cell, the first rank by the most sources, and bounds all
+    cannot be seen. `first` is what is believed of the first cell, the first rank (by the most sources), and bounds all
     others: 1, the default, holds that nothing relevant was missed there, and weighs down only what other cells miss in
     comparison; labels as sparse as one a query want less. And what ranks say of relevance beyond the teachers' scores
     is taken for selection, so that teachers should know at least what the sources know: name these, too.
@@ -85,13 +86,20 @@ class CET(Weigher):
     Unbiased Learning to Rank in Personal Search".
 
     Attributes:
+        pool: whose ranking was looked at when labels were made, such as bm25.
         first: the probability that a relevant document of the first cell is labelled.
         rounds: of the estimation, at most.
     """
 
     kind: Literal["cet"] = "cet"
-    first: float = Field(1.0, gt=0, le=1, description="that a relevant document at rank 1 of all sources is labelled")
+    pool: of("teacher") | None = Field(None, description="whose ranking was looked at when labels were made")  # type: ignore[valid-type]
+    first: float = Field(1.0, gt=0, le=1, description="probability that a relevant document at rank 1 is labelled")
     rounds: int = Field(200, ge=1, description="of the estimation, at most")
+
+    @property
+    def judges(self) -> tuple[Part | None, ...]:
+        """The teachers, and the system that was pooled."""
+        return (*super().judges, *([self.pool] if self.pool else []))
 
     def weights(self, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
         """The probability of not being relevant where nobody labelled; 1 elsewhere."""
@@ -103,9 +111,14 @@ class CET(Weigher):
                 "relevant; there is nothing to estimate from. Add a source that finds some, or mine without weighing"
             )
         query = np.repeat(np.arange(len(candidates.queries)), np.diff(candidates.offsets))[known]
-        traits = _traits(scores[:, known].astype(np.float64), query)
-        sources = np.array(candidates.table.column("source").to_pylist(), dtype=object)[known]
-        found = estimate(labels, traits, Cells.of(sources, candidates.ranks[known]), self.first, self.rounds)
+        told = scores[:, known].astype(np.float64)
+        if self.pool:
+            cells = Cells.of(np.full(len(query), self.pool.label), _ranks(told[-1], query))
+            told = told[:-1]
+        else:
+            sources = np.array(candidates.table.column("source").to_pylist(), dtype=object)[known]
+            cells = Cells.of(sources, candidates.ranks[known])
+        found = estimate(labels, _traits(told, query), cells, self.first, self.rounds)
         result = np.ones(len(candidates), dtype=np.float32)
         result[known] = np.where(np.isnan(labels), found.irrelevant, 1)
         return result
@@ -183,7 +196,13 @@ def estimate(labels: np.ndarray, traits: np.ndarray, cells: Cells, first: float,
         if likelihoods[-1] - likelihoods[-2] < _TOLERANCE:
             break
     chance, selected = work.chance(now), now[traits.shape[1] :]
-    return Estimate(chance, selected, (1 - chance) / (1 - chance * selected[cells.cell]), likelihoods)
+    return Estimate(chance, selected, 1 - _missed(chance, selected[cells.cell]), likelihoods)
+
+
+def _missed(chance: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    """The probability that an unlabelled row is relevant: 0 where nothing is ever missed, though all be relevant."""
+    unlabelled = 1 - chance * selected
+    return np.divide(chance * (1 - selected), unlabelled, out=np.zeros_like(chance), where=unlabelled > 0)
 
 
 @dataclass(frozen=True)
@@ -215,8 +234,8 @@ class _Estimation:
     def step(self, now: np.ndarray) -> np.ndarray:
         """What is believed of each row, and what that makes likeliest."""
         chance, traits = self.chance(now), self.traits.shape[1]
-        missed = chance * now[traits:][self.cells.cell]
-        belief = np.where(self.relevant, 1.0, np.where(self.unknown, (chance - missed) / (1 - missed), 0.0))
+        missed = _missed(chance, now[traits:][self.cells.cell])
+        belief = np.where(self.relevant, 1.0, np.where(self.unknown, missed, 0.0))
         return np.concatenate([_logistic(self.traits, belief, now[:traits]), self._selected(belief)])
 
     def within(self, now: np.ndarray) -> np.ndarray:
@@ -256,6 +275,16 @@ def _logistic(traits: np.ndarray, target: np.ndarray, start: np.ndarray) -> np.n
         if np.abs(step).max() < 1e-9:
             break
     return coefficients
+
+
+def _ranks(scores: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The rank of each row among its query's, from 1, equal scores at the first of theirs: int64 (rows,)."""
+    order = np.lexsort((-scores, query))
+    place = np.arange(len(order)) - np.searchsorted(query[order], query[order])
+    again = np.append(False, (np.diff(scores[order]) == 0) & (np.diff(query[order]) == 0))
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = np.maximum.accumulate(np.where(again, 0, np.arange(len(order)))) - np.arange(len(order)) + place + 1
+    return result
 
 
 def _traits(scores: np.ndarray, query: np.ndarray) -> np.ndarray:

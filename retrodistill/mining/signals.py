@@ -79,12 +79,15 @@ class Signals:
 
     def weighed(self, rule: Weigher, candidates: Candidates) -> Candidates:
         """The same candidates with the weights that a rule gives them."""
-        scores, store = candidates.scores[None], cast("ScoreStore", self.store)
-        if teachers := [judge for judge in rule.judges if judge is not None]:
-            for done in judging.judge(candidates, self.collection, teachers, store):
+        store, scores = cast("ScoreStore", self.store), []
+        for judge in rule.judges:
+            if judge is None:
+                scores.append(candidates.scores)
+                continue
+            for done in judging.judge(candidates, self.collection, [judge], store):
                 console.say(f"{rule.label}: {done}")
-            scores = judging.read(candidates, self.collection, teachers, store)
-        return candidates.weighed(rule.weights(candidates, scores))
+            scores.extend(judging.read(candidates, self.collection, [judge], store))
+        return candidates.weighed(rule.weights(candidates, np.stack(scores)))
 
     def _own(self, rule: Rule, pools: Sequence[Pool], runs: Mapping[str, Run]) -> dict[str, Mapping[str, float]]:
         """The scores of the one source; those of positives that it did not find are computed, where it can."""

@@ -1,11 +1,12 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.mining import mine
-from retrodistill.mining.pooling import CET, Cells, estimate
+from retrodistill.mining.pooling import CET, Cells, _ranks, estimate
 from retrodistill.mining.samplers import Top
 from retrodistill.registry import build
 from retrodistill.retrieval.bm25 import BM25
@@ -39,6 +40,11 @@ def test_cells_are_sources_and_powers_of_two():
     cells = Cells.of(sources, np.array([1, 1, 1, 7, 4, 3, 9, 2]))
     assert [chain.tolist() for chain in cells.chains] == [[0, 1, 2], [3, 4], [5]]
     assert cells.cell.tolist() == [3, 0, 0, 5, 1, 1, 2, 4]
+
+
+def test_the_pool_is_ranked_by_its_own_scores():
+    scores = np.array([3.0, 9, 3, 1, 5, 7, 7, 7])
+    assert _ranks(scores, np.array([0, 0, 0, 0, 1, 1, 2, 2])).tolist() == [2, 1, 2, 4, 2, 1, 1, 1]
 
 
 def known(rows: int, seed: int = 0):
@@ -103,6 +109,13 @@ def test_what_a_teacher_likes_and_nobody_looked_at_weighs_little():
     assert weights[unlabelled & (scores[0] < 0)].min() > 0.9
 
 
+def test_a_pool_may_be_another_system_than_the_sources():
+    candidates, scores = pooled()
+    shuffled = candidates.table.set_column(3, "rank", pa.array([1] * len(candidates), pa.int32()))
+    told = CET(teachers=("bm25",), pool="bm25").weights(Candidates(shuffled), np.stack([scores[0], candidates.scores]))
+    np.testing.assert_allclose(told, CET(teachers=("bm25",)).weights(candidates, scores), atol=1e-6)
+
+
 def test_a_teachers_unit_and_the_order_of_rows_do_not_matter():
     candidates, scores = pooled(60)
     rule = CET(teachers=("bm25",), rounds=30)
@@ -142,6 +155,9 @@ def test_mining_weighs(collection, tiny_model, tmp_path):
     assert found.table.select(plain.table.column_names).equals(plain.table)
     scores = judging.read(found, collection, [dense, BM25()], store)
     np.testing.assert_array_equal(found.weights, rule.weights(plain, scores))
+    told = CET(teachers=(dense,), pool="bm25")
+    pooled_by, _ = mine(collection, "train", [BM25(), Random()], depth=8, weigh=told, store=store)
+    np.testing.assert_array_equal(pooled_by.weights, told.weights(plain, scores))
     own, _ = mine(collection, "train", [BM25()], depth=8, weigh=CET())  # the one source's scores
     alone, _ = mine(collection, "train", [BM25()], depth=8)
     np.testing.assert_array_equal(own.weights, CET().weights(alone, alone.scores[None]))
