@@ -1,5 +1,7 @@
 """Rules that make one teacher of several: nDCG@10 on a split's own candidates, those that learn by cross-fitting.
 
+Then what `informative` would teach the second teacher, were it the student of all others.
+
     python benchmarks/teacher_selection.py DATA STORE TEACHER TEACHER... > results/teacher_selection.txt
 
 The teachers, which must also be retrievers, find 60 documents each; no labelled one is added. What STORE has of their
@@ -18,6 +20,7 @@ from retrodistill.collections import open_collection
 from retrodistill.evaluation.metrics import measure, parse_metrics
 from retrodistill.mining import mine
 from retrodistill.registry import build
+from retrodistill.scores.informative import Informative
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import judging
 
@@ -53,6 +56,21 @@ def main(data: str, root: Path, names: list[str]) -> None:
         plain = got if plain is None else plain
         error = (got - plain).std() / np.sqrt(len(got))
         print(f"| {spec} | {got.mean():.4f} | {(got - plain).mean():+.4f} | {error:.4f} |", flush=True)
+
+    student, others = teachers[1], [teachers[0], *teachers[2:]]
+    knows = values(judging.read(candidates, collection, [student], store)[0])
+    taught = values(steps.teacher_scores(candidates, collection, others, store, every=True))
+    print(f"\nstudent {names[1]}, teachers the others: nDCG@10 of both on queries that are taught, and that are not\n")
+    print("| unsure | known | queries | student | teachers | queries left out | student | teachers |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for unsure, known in ((0.25, 0.25), (0.5, 0.0), (0.0, 0.5)):
+        rule = Informative(student=student, unsure=unsure, known=known)
+        scores = steps.teacher_scores(candidates, collection, others, store, rule)
+        run = steps.run_of(candidates, scores)
+        kept = np.array([bool(run.get(query)) for query in qrels])
+        cells = [f"{kept.sum()} | {knows[kept].mean():.4f} | {taught[kept].mean():.4f}"]
+        cells += [f"{(~kept).sum()} | {knows[~kept].mean():.4f} | {taught[~kept].mean():.4f}"]
+        print(f"| {unsure} | {known} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

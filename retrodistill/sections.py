@@ -16,7 +16,7 @@ from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.evaluation.protocol import DEFAULT_METRICS
 from retrodistill.memory import Size
 from retrodistill.mining.pool import misfit
-from retrodistill.registry import of
+from retrodistill.registry import Part, of
 from retrodistill.training.options import TrainOptions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -87,6 +87,12 @@ class Score(Section):
     budget: int | None = Field(None, ge=1, description="judgements of train candidates by each teacher that is no hint")
     spend: of("spending") = Field("uncertainty", description="which ones")  # type: ignore[valid-type]
     hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
+
+    @property
+    def looked_at(self) -> tuple[Part, ...]:
+        """Teachers of train candidates that the combination reads and that are no part of it."""
+        asked = cast(Any, self.combine).looks_at if self.combine else ()
+        return tuple(teacher for teacher in asked if teacher not in self.teachers)
 
 
 class Train(TrainOptions):

@@ -19,6 +19,7 @@ from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
+from retrodistill.scores.informative import Informative
 from retrodistill.scores.learnt import Learnt, Lists
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
@@ -123,7 +124,7 @@ def score(
         tell: is told a line at a time what was done.
     """
     full = [teacher for teacher in section.teachers if section.budget is None or teacher in section.hints]
-    for judged in judging.judge(candidates, collection, full, store):
+    for judged in judging.judge(candidates, collection, [*full, *section.looked_at], store):
         tell(str(judged))
     for teacher in section.teachers:
         if section.budget is not None and teacher not in section.hints:
@@ -140,15 +141,20 @@ def teacher_scores(
     store: ScoreStore,
     combine: Part | None = None,
     learnt_from: Candidates | None = None,
+    every: bool = False,
 ) -> np.ndarray | None:
     """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers.
 
     A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
-    those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at.
+    those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at. One that
+    chooses queries to teach leaves none out where scores are asked of `every` query, to be measured.
     """
     if not teachers:
         return None
     combination = cast(Any, combine or default_combination(len(teachers)))
+    if isinstance(combination, Informative) and not every:
+        scores = judging.read(candidates, collection, [*teachers, combination.student], store)
+        return combination.chosen(scores[:-1], scores[-1], candidates.offsets)
     if not isinstance(combination, Learnt):
         return cast(np.ndarray, combination(judging.read(candidates, collection, teachers, store), candidates.offsets))
     lists = _lists(candidates, collection, teachers, store)
@@ -212,7 +218,7 @@ def evaluate_teacher(
         )
     candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
     judging.judge(candidates, collection, teachers, store)
-    scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from))
+    scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from, every=True))
     run: Run = {query: {} for query in collection.query_ids(split)}
     run.update(run_of(candidates, scores))
     return protocol.evaluate_run(

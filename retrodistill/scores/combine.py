@@ -42,6 +42,11 @@ class Combination(Part):
     normalise: Normaliser = "zscore"
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
 
+    @property
+    def looks_at(self) -> tuple[Part, ...]:
+        """Teachers whose scores it reads beside those that it makes one of; they judge train candidates too."""
+        return ()
+
     def __call__(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Combine.
 
