@@ -21,14 +21,16 @@ from retrodistill.evaluation.metrics import measure, parse_metrics
 from retrodistill.mining import mine
 from retrodistill.registry import build
 from retrodistill.scores.informative import Informative
+from retrodistill.scores.learnt import Learnt, Lists
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import judging
 
 RULES = [
     {"kind": "mean"},
     {"kind": "confident"},
+    {"kind": "median"},
     *({"kind": "reinforced", "seed": seed} for seed in range(3)),
-    *({"kind": "reinforced", "penalty": penalty} for penalty in (0.03, 1.0)),
+    *({"kind": "reinforced", "penalty": penalty} for penalty in (0.03, 0.3, 1.0)),
     {"kind": "reinforced", "select": True},
 ]
 
@@ -46,16 +48,24 @@ def main(data: str, root: Path, names: list[str]) -> None:
         return np.array([found[query] for query in qrels])
 
     print(f"{len(qrels)} train queries of {collection.name}, {len(candidates):,} candidates\n")
-    print("| rule | nDCG@10 | less the mean's | standard error |\n|---|---:|---:|---:|")
+    print("| rule | nDCG@10 | less the mean's | standard error | with a teacher of noise |\n|---|---:|---:|---:|---:|")
     for name, row in zip(names, judging.read(candidates, collection, teachers, store), strict=True):
-        print(f"| {name} alone | {values(row).mean():.4f} | | |")
+        print(f"| {name} alone | {values(row).mean():.4f} | | | |")
+    noise = np.random.default_rng(0).normal(size=(1, len(candidates))).astype(np.float32)
+    texts = [collection.queries.text(query) for query in candidates.queries]
+    noisy = np.concatenate([judging.read(candidates, collection, teachers, store), noise])
+    lists = Lists(noisy, candidates.offsets, candidates.labels, texts)
     plain = None
     for spec in RULES:
-        scores = steps.teacher_scores(candidates, collection, teachers, store, build("combination", spec))
-        got = values(scores)
+        rule = build("combination", spec)
+        got = values(steps.teacher_scores(candidates, collection, teachers, store, rule))
+        beside = rule.cross_fitted(lists) if isinstance(rule, Learnt) else rule(noisy, candidates.offsets)
         plain = got if plain is None else plain
         error = (got - plain).std() / np.sqrt(len(got))
-        print(f"| {spec} | {got.mean():.4f} | {(got - plain).mean():+.4f} | {error:.4f} |", flush=True)
+        print(
+            f"| {spec} | {got.mean():.4f} | {(got - plain).mean():+.4f} | {error:.4f} | {values(beside).mean():.4f} |",
+            flush=True,
+        )
 
     student, others = teachers[1], [teachers[0], *teachers[2:]]
     knows = values(judging.read(candidates, collection, [student], store)[0])

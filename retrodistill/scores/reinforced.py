@@ -41,7 +41,7 @@ class Reinforced(Learnt):
 
     kind: Literal["reinforced"] = "reinforced"
     cut: int = Field(10, ge=1, description="nDCG of so many is the reward")
-    penalty: float = Field(0.3, gt=0, allow_inf_nan=False, description="on the squares of the policy's coefficients")
+    penalty: float = Field(0.1, gt=0, allow_inf_nan=False, description="on the squares of the policy's coefficients")
     select: bool = Field(False, description="the likeliest set of teachers alone, not all by their probability")
 
     def learn(self, lists: Lists) -> Combined:
