@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -113,11 +113,12 @@ class CET(Weigher):
         query = np.repeat(np.arange(len(candidates.queries)), np.diff(candidates.offsets))[known]
         told = scores[:, known].astype(np.float64)
         if self.pool:
-            cells = Cells.of(np.full(len(query), self.pool.label), _ranks(told[-1], query))
+            cells = Cells.of([self.pool.label], np.zeros(len(query), dtype=np.int64), _ranks(told[-1], query))
             told = told[:-1]
         else:
-            sources = np.array(candidates.table.column("source").to_pylist(), dtype=object)[known]
-            cells = Cells.of(sources, candidates.ranks[known])
+            sources = candidates.table.column("source").combine_chunks().dictionary_encode()
+            names, source = sources.dictionary.to_pylist(), sources.indices.to_numpy()
+            cells = Cells.of(names, source[known], candidates.ranks[known])
         found = estimate(labels, _traits(told, query), cells, self.first, self.rounds)
         result = np.ones(len(candidates), dtype=np.float32)
         result[known] = np.where(np.isnan(labels), found.irrelevant, 1)
@@ -138,16 +139,15 @@ class Cells:
     chains: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, sources: np.ndarray, ranks: np.ndarray) -> Cells:
-        """From who found each row, names joined by "+", and its best rank, from 1."""
+    def of(cls, names: Sequence[str], source: np.ndarray, ranks: np.ndarray) -> Cells:
+        """From those who found rows, names joined by "+", the place there of each row's, and its best rank, from 1."""
         depth = np.ceil(np.log2(ranks)).astype(np.int64)  # 1; 2; 3 and 4; 5 to 8
-        groups = ["+".join(sorted(source.split("+"))) for source in sources]
+        groups = ["+".join(sorted(name.split("+"))) for name in names]
         # those that the most found first; among as many the name decides
-        names = sorted(set(groups), key=lambda group: (-group.count("+"), group))
-        place = {name: number for number, name in enumerate(names)}
-        pairs = np.stack([np.array([place[group] for group in groups], dtype=np.int64), depth], axis=1)
-        unique, cell = np.unique(pairs, axis=0, return_inverse=True)
-        return cls(cell.ravel(), tuple(np.flatnonzero(unique[:, 0] == number) for number in range(len(names))))
+        order = sorted({groups[place] for place in np.unique(source)}, key=lambda group: (-group.count("+"), group))
+        number = np.array([order.index(group) if group in order else -1 for group in groups], dtype=np.int64)
+        unique, cell = np.unique(number[source] * 64 + depth, return_inverse=True)
+        return cls(cell, tuple(np.flatnonzero(unique // 64 == group) for group in range(len(order))))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """A row's values by cell, (cells,)."""

@@ -92,10 +92,12 @@ class Learnt(Combination):
         fold, result = self._dealt(lists), np.full(lists.scores.shape[1], np.nan, dtype=np.float32)
         self.learnt(lists)
         for number in range(self.folds):
-            rows, chosen = np.repeat(fold == number, np.diff(lists.offsets)), fold == number
+            chosen = fold == number
             if chosen.any():
-                there = lists.only(chosen)
-                result[rows] = self.learn(lists.only(~chosen & lists.labelled))(there.scores, there.offsets)
+                learnt = self.learn(lists.only(~chosen & lists.labelled))
+                rows = np.repeat(chosen, np.diff(lists.offsets))
+                # all of them, as a scale may be of all queries
+                result[rows] = learnt(lists.scores, lists.offsets)[rows]
         return result
 
     def _dealt(self, lists: Lists) -> np.ndarray:

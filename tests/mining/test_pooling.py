@@ -24,20 +24,20 @@ def test_by_hand():
     ranks = np.array([1] * 4 + [2] * 8)
     labels = np.full(12, NAN)
     labels[[0, 1, 4]] = 1
-    found = estimate(labels, np.ones((12, 1)), Cells.of(np.array(["bm25"] * 12), ranks), 1.0, 5000)
+    found = estimate(labels, np.ones((12, 1)), Cells.of(["bm25"], np.zeros(12, dtype=int), ranks), 1.0, 5000)
     np.testing.assert_allclose(found.relevant, 0.5, atol=2e-3)
     np.testing.assert_allclose(found.selected, [1, 0.25], atol=2e-3)
     np.testing.assert_allclose(found.irrelevant[:4], 1)
     np.testing.assert_allclose(found.irrelevant[4:], 0.5 / (1 - 0.125), atol=2e-3)
     # Where half is missed at rank 1 too, all are relevant: 1 is the most that 2 * .5 can be.
-    half = estimate(labels, np.ones((12, 1)), Cells.of(np.array(["bm25"] * 12), ranks), 0.6, 5000)
+    half = estimate(labels, np.ones((12, 1)), Cells.of(["bm25"], np.zeros(12, dtype=int), ranks), 0.6, 5000)
     np.testing.assert_allclose(half.relevant, 0.5 / 0.6, atol=5e-3)
     np.testing.assert_allclose(half.selected, [0.6, 0.15], atol=5e-3)
 
 
 def test_cells_are_sources_and_powers_of_two():
-    sources = np.array(["a", "a+b", "b+a", "b", "a+b", "a+b", "a+b", "a"])
-    cells = Cells.of(sources, np.array([1, 1, 1, 7, 4, 3, 9, 2]))
+    names = ["a", "a+b", "b+a", "b", "nobody"]
+    cells = Cells.of(names, np.array([0, 1, 2, 3, 1, 1, 1, 0]), np.array([1, 1, 1, 7, 4, 3, 9, 2]))
     assert [chain.tolist() for chain in cells.chains] == [[0, 1, 2], [3, 4], [5]]
     assert cells.cell.tolist() == [3, 0, 0, 5, 1, 1, 2, 4]
 
@@ -52,8 +52,8 @@ def known(rows: int, seed: int = 0):
     random = np.random.default_rng(seed)
     traits = np.stack([np.ones(rows), random.normal(size=rows)], axis=1)
     relevant = 1 / (1 + np.exp(-(traits @ [-1.5, 2.0])))
-    ranks, sources = random.integers(1, 9, rows), random.choice(["a", "a+b"], rows)
-    cells = Cells.of(sources, ranks)
+    ranks, sources = random.integers(1, 9, rows), random.integers(0, 2, rows)
+    cells = Cells.of(["a", "a+b"], sources, ranks)
     selected = np.array([1.0, 0.8, 0.5, 0.2, 0.4, 0.3, 0.1, 0.05])  # "a+b" at 1, 2, to 4, to 8, then "a"
     is_relevant = random.random(rows) < relevant
     labelled = is_relevant & (random.random(rows) < selected[cells.cell])

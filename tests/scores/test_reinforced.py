@@ -86,6 +86,12 @@ def test_of_a_querys_own_labels_nothing_goes_into_its_scores():
     assert (changed != plain).any()  # the other folds have learnt from it
 
 
+def test_a_scale_of_all_queries_is_that_of_all_folds():
+    lists = experts(40)
+    alike = Reinforced(normalise="teacher_zscore", penalty=1e9).cross_fitted(lists)
+    np.testing.assert_allclose(alike, Mean(normalise="teacher_zscore")(lists.scores, lists.offsets), atol=1e-5)
+
+
 def test_queries_of_one_text_are_in_one_fold():
     lists = experts(40)
     twins = Lists(lists.scores, lists.offsets, lists.grades, [f"Query  {n // 2}".swapcase() for n in range(40)])
