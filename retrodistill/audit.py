@@ -71,7 +71,8 @@ def audit(recipe: Recipe, limit: int = 200) -> Audit:
         rows.append((teacher.label, "teacher", _ndcg(candidates, scores, collection)))
     best = rows[-1][2]
     if len(teachers) > 1:
-        together = steps.teacher_scores(candidates, collection, teachers, walk.store, stage.score.combine)
+        combine = stage.score.combine
+        together = steps.teacher_scores(candidates, collection, teachers, walk.store, combine, every=True)
         best = _ndcg(candidates, together, collection)
         rows.append(("all of them", "teacher", best))
     warnings = []

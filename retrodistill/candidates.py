@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
         ("label", pa.int32()),
     ]
 )
+# How much a document counts in training, where mining weighed it; a table need not have it.
+WEIGHT = pa.field("weight", pa.float32())
 
 
 class Candidate(NamedTuple):
@@ -51,8 +53,9 @@ class Candidates:
     """One row a (query, document), the rows of a query together: the artefact of `mine` that scoring and training read.
 
     Attributes:
-        table: Arrow table with the columns of `SCHEMA`; `Candidate` tells what they mean. Where a query's rows were
-            apart, they are brought together at the first of them, otherwise the order is kept.
+        table: Arrow table with the columns of `SCHEMA`; `Candidate` tells what they mean; and `WEIGHT`, if documents
+            are weighed. Where a query's rows were apart, they are brought together at the first of them, otherwise the
+            order is kept.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -157,6 +160,20 @@ class Candidates:
         return grades.fill_null(np.nan).to_numpy()
 
     @cached_property
+    def weights(self) -> np.ndarray | None:
+        """How much each row counts in training: float32, shape (rows,); None where all count alike."""
+        return self.table.column(WEIGHT.name).to_numpy() if WEIGHT.name in self.table.column_names else None
+
+    def weighed(self, weights: np.ndarray) -> Candidates:
+        """The same rows with weights, (rows,), of their own.
+
+        Raises:
+            InputError: a weight is no number or is below 0.
+        """
+        bare = self.table.select(SCHEMA.names)
+        return Candidates(_checked(bare.append_column(WEIGHT, pa.array(weights, pa.float32())), "candidates"))
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the rows in their order: the same however a file encodes or chunks them."""
         hashed = hashlib.sha256(str(len(self)).encode())
@@ -170,6 +187,8 @@ class Candidates:
         scores = np.where(np.isnan(self.scores), np.float32(np.nan), self.scores)
         hashed.update(self.ranks.astype("<i4").tobytes() + scores.astype("<f4").tobytes())
         hashed.update(label.is_null().to_numpy().tobytes() + label.fill_null(0).to_numpy().astype("<i4").tobytes())
+        if self.weights is not None:
+            hashed.update(self.weights.astype("<f4").tobytes())
         return hashed.hexdigest()
 
     def select(self, queries: Collection[str]) -> Candidates:
@@ -208,7 +227,8 @@ def _typed(table: pa.Table, where: object) -> pa.Table:
             f"expected {', '.join(SCHEMA.names)}; missing: {', '.join(missing)}"
         )
     columns, problems = [], []
-    for field in SCHEMA:
+    schema = SCHEMA.append(WEIGHT) if WEIGHT.name in table.column_names else SCHEMA
+    for field in schema:
         try:
             columns.append(table.column(field.name).cast(field.type))
         except pa.ArrowException as error:
@@ -216,7 +236,7 @@ def _typed(table: pa.Table, where: object) -> pa.Table:
             problems.append(f"column {field.name}: got {got}, expected {field.type} ({error})")
     if problems:
         raise Problems(f"{where}: the columns are not those of candidates", problems)
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)
 
 
 def _checked(table: pa.Table, where: object) -> pa.Table:
@@ -226,7 +246,9 @@ def _checked(table: pa.Table, where: object) -> pa.Table:
         Problems: naming the first row (from 1) of each kind of mistake.
     """
     problems = []
-    for name in ("query_id", "doc_id", "source", "rank", "score"):
+    for name in table.column_names:
+        if name == "label":
+            continue
         empty = _first(pc.is_null(table.column(name)))
         if empty is not None:
             problems.append(f"row {empty + 1}: {name} is null; only label may be")
@@ -237,6 +259,11 @@ def _checked(table: pa.Table, where: object) -> pa.Table:
         endless = _first(pc.is_inf(table.column("score")))
         if endless is not None:
             problems.append(f"row {endless + 1}: score {table['score'][endless]}, expected a number, or NaN for none")
+        if WEIGHT.name in table.column_names:
+            weights = table.column(WEIGHT.name)
+            odd = _first(pc.or_(pc.invert(pc.is_finite(weights)), pc.less(weights, 0)))
+            if odd is not None:
+                problems.append(f"row {odd + 1}: weight {weights[odd]}, expected a number of 0 or more")
         pairs = table.group_by(["query_id", "doc_id"]).aggregate([([], "count_all")])
         twice = pairs.filter(pc.greater(pairs.column("count_all"), 1))
         if twice.num_rows:

@@ -26,6 +26,7 @@ from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
 from retrodistill.runs import read_run, write_run
+from retrodistill.scores.learnt import Learnt
 from retrodistill.scores.store import ScoreStore, fingerprint
 from retrodistill.sections import Recipe, Stage, Train
 from retrodistill.teachers import judging
@@ -86,8 +87,11 @@ class Walk:
             "queries": [self.collection.digest, digest_of(self.collection.qrels(data.train))],
             "split": data.train,
             "sources": judging.identities(self.collection, options.sources),
-            "judges": judging.identities(self.collection, judges_of((options.sampler, *options.filters))),
-            **options.model_dump(mode="json", exclude={"sources", "memory"}),
+            "judges": judging.identities(
+                self.collection, judges_of((options.sampler, *options.filters, options.weigh))
+            ),
+            # what is not weighed is what it was before there were weights
+            **options.model_dump(mode="json", exclude={"sources", "memory", *(() if options.weigh else ("weigh",))}),
             "seed": self.recipe.seed,
         }
 
@@ -102,6 +106,7 @@ class Walk:
                 sampler=options.sampler,
                 filters=options.filters,
                 refill=options.refill,
+                weigh=options.weigh,
                 labels=options.labels,
                 store=self.store,
                 memory=options.memory,
@@ -309,11 +314,14 @@ class Walk:
     def _teacher(self, stage: Stage) -> tuple[Any, Maker]:
         """The last round's teachers over what its sources find for the test queries."""
         score, mining = stage.score, stage.mine
+        train = stage.folder / "mine" / "candidates.parquet"
+        learnt_from = Candidates.read(train) if isinstance(score.combine, Learnt) else None
         identity = [
             judging.identities(self.collection, score.teachers),
             judging.identities(self.collection, mining.sources),
             score.combine and score.combine.model_dump(),
             mining.depth,
+            *([learnt_from.digest] if learnt_from else []),
         ]
         return identity, partial(
             steps.evaluate_teacher,
@@ -324,6 +332,7 @@ class Walk:
             teachers=score.teachers,
             store=self.store,
             combine=score.combine,
+            learnt_from=learnt_from,
             metrics=self.recipe.evaluate.metrics,
         )
 

@@ -127,8 +127,9 @@ def _stage(walk: Walk, stage: Stage, probe: int, known: dict[str, dict[str, Any]
         places.append((f"{name}evaluation", walk.recipe.data.test, False))
     for where, split, training in places:
         candidates = _mined(walk, stage) if training else None
-        for teacher in stage.score.teachers:
-            limit = budget if training and teacher not in stage.score.hints else None
+        looked_at = stage.score.looked_at if training else ()
+        for teacher in (*stage.score.teachers, *looked_at):
+            limit = budget if training and teacher not in (*stage.score.hints, *looked_at) else None
             if candidates is None:
                 line = _bound(walk, stage, teacher, where, split, limit)
             else:

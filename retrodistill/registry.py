@@ -29,6 +29,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "retriever": ("retrodistill.retrieval", "RETRIEVERS"),
     "sampler": ("retrodistill.mining", "SAMPLERS"),
     "filter": ("retrodistill.mining", "FILTERS"),
+    "weigher": ("retrodistill.mining", "WEIGHERS"),
     "queries": ("retrodistill.querying", "QUERIES"),
     "teacher": ("retrodistill.teachers", "TEACHERS"),
     "combination": ("retrodistill.scores", "COMBINATIONS"),
@@ -77,9 +78,13 @@ class Part(BaseModel):
 
 
 def parts_in(part: Part) -> dict[str, Part]:
-    """The parts that stand in a part's own options, by option."""
-    options = {name: getattr(part, name) for name in type(part).model_fields}
-    return {name: value for name, value in options.items() if isinstance(value, Part)}
+    """The parts that stand in a part's own options, alone or in lists, by option."""
+    found: dict[str, Part] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        several = {f"{name}.{place}": inner for place, inner in enumerate(value)} if isinstance(value, tuple) else {}
+        found |= {key: inner for key, inner in {name: value, **several}.items() if isinstance(inner, Part)}
+    return found
 
 
 class OptionError(ValueError):

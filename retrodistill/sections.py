@@ -16,7 +16,7 @@ from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.evaluation.protocol import DEFAULT_METRICS
 from retrodistill.memory import Size
 from retrodistill.mining.pool import misfit
-from retrodistill.registry import of
+from retrodistill.registry import Part, of
 from retrodistill.training.options import TrainOptions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -64,13 +64,14 @@ class Mine(Section):
     depth: int = Field(100, ge=1)
     sampler: of("sampler") | None = None  # type: ignore[valid-type]
     filters: tuple[of("filter"), ...] = ()  # type: ignore[valid-type]
+    weigh: of("weigher") | None = Field(None, description="how much each counts in training; all alike")  # type: ignore[valid-type]
     refill: bool = Field(False, description="true: what a sampler lacks is made up from the next in rank")
     memory: Size | None = Field(None, gt=0, description="that mining may take, such as 2GB; unbounded where left out")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
 
     @model_validator(mode="after")
     def _rules_can_work(self) -> Mine:
-        unfit = misfit((self.sampler, *self.filters), len(self.sources), self.labels)
+        unfit = misfit((self.sampler, *self.filters, self.weigh), len(self.sources), self.labels)
         if unfit is not None:
             raise ValueError(unfit)
         if self.refill and self.sampler is None:
@@ -86,6 +87,12 @@ class Score(Section):
     budget: int | None = Field(None, ge=1, description="judgements of train candidates by each teacher that is no hint")
     spend: of("spending") = Field("uncertainty", description="which ones")  # type: ignore[valid-type]
     hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
+
+    @property
+    def looked_at(self) -> tuple[Part, ...]:
+        """Teachers of train candidates that the combination reads and that are no part of it."""
+        asked = cast(Any, self.combine).looks_at if self.combine else ()
+        return tuple(teacher for teacher in asked if teacher not in self.teachers)
 
 
 class Train(TrainOptions):

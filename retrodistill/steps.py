@@ -19,6 +19,8 @@ from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
+from retrodistill.scores.informative import Informative
+from retrodistill.scores.learnt import Learnt, Lists
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
@@ -122,7 +124,7 @@ def score(
         tell: is told a line at a time what was done.
     """
     full = [teacher for teacher in section.teachers if section.budget is None or teacher in section.hints]
-    for judged in judging.judge(candidates, collection, full, store):
+    for judged in judging.judge(candidates, collection, [*full, *section.looked_at], store):
         tell(str(judged))
     for teacher in section.teachers:
         if section.budget is not None and teacher not in section.hints:
@@ -138,13 +140,36 @@ def teacher_scores(
     teachers: Sequence[Part],
     store: ScoreStore,
     combine: Part | None = None,
+    learnt_from: Candidates | None = None,
+    every: bool = False,
 ) -> np.ndarray | None:
-    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers."""
+    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers.
+
+    A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
+    those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at. One that
+    chooses queries to teach leaves none out where scores are asked of `every` query, to be measured.
+    """
     if not teachers:
         return None
-    scores = judging.read(candidates, collection, teachers, store)
     combination = cast(Any, combine or default_combination(len(teachers)))
-    return combination(scores, candidates.offsets)
+    if isinstance(combination, Informative) and not every:
+        scores = judging.read(candidates, collection, [*teachers, combination.student], store)
+        return combination.chosen(scores[:-1], scores[-1], candidates.offsets)
+    if not isinstance(combination, Learnt):
+        return cast(np.ndarray, combination(judging.read(candidates, collection, teachers, store), candidates.offsets))
+    lists = _lists(candidates, collection, teachers, store)
+    if learnt_from is None:
+        return combination.cross_fitted(lists)
+    return combination.learnt(_lists(learnt_from, collection, teachers, store))(lists.scores, lists.offsets)
+
+
+def _lists(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> Lists:
+    return Lists(
+        judging.read(candidates, collection, teachers, store),
+        candidates.offsets,
+        candidates.labels,
+        [collection.queries.text(query) for query in candidates.queries],
+    )
 
 
 def teacher_preferences(
@@ -176,17 +201,24 @@ def evaluate_teacher(
     teachers: Sequence[Part],
     store: ScoreStore,
     combine: Part | None = None,
+    learnt_from: Candidates | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[Evaluation, Run]:
     """Have the teachers re-rank what the sources find for a split: what the student could at best learn to do.
 
-    No labelled document is added to the candidates, and none is filtered or sampled away.
+    No labelled document is added to the candidates, and none is filtered or sampled away. A combination that learns
+    from labels learns from those of `learnt_from`, never from those of the split.
     """
+    if not teachers:
+        raise InputError("there is no teacher to evaluate; name one in score.teachers")
+    if isinstance(combine, Learnt) and learnt_from is None:
+        raise InputError(
+            f"combine: {combine.kind} learns from labels, which must not be those of {split!r}, the split that is "
+            "measured; give candidates of the train split as learnt_from"
+        )
     candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
     judging.judge(candidates, collection, teachers, store)
-    scores = teacher_scores(candidates, collection, teachers, store, combine)
-    if scores is None:
-        raise InputError("there is no teacher to evaluate; name one in score.teachers")
+    scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from, every=True))
     run: Run = {query: {} for query in collection.query_ids(split)}
     run.update(run_of(candidates, scores))
     return protocol.evaluate_run(

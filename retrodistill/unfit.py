@@ -9,6 +9,7 @@ from typing import Any, cast
 from retrodistill.errors import InputError
 from retrodistill.mining.pool import Rule
 from retrodistill.registry import Part, parts_in
+from retrodistill.scores.learnt import Learnt
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
 from retrodistill.teachers.cross_fitted import CrossFitted
 from retrodistill.training.fit import misfit
@@ -25,6 +26,7 @@ def mistakes_of(recipe: Recipe) -> Iterator[tuple[Place, str]]:
         weights = getattr(section.combine, "weights", None) if isinstance(section, Score) else None
         if isinstance(section, Score) and weights is not None and len(weights) != len(section.teachers):
             yield (*place, "combine"), f"{len(weights)} weights for {len(section.teachers)} teachers; give one each"
+    yield from _unlabelled(recipe)
     made = {str(stage.place("train", name)): train for stage in recipe.stages for name, train in stage.students.items()}
     for place, part in _parts(recipe):
         of_rounds = [inner for inner in _within(part) if _is_made(recipe, inner)]
@@ -40,8 +42,28 @@ def mistakes_of(recipe: Recipe) -> Iterator[tuple[Place, str]]:
             yield place, str(error)
 
 
+def _unlabelled(recipe: Recipe) -> Iterator[tuple[Place, str]]:
+    """Combinations that learn from labels, where nothing that is learnt may look at one."""
+    for number, stage in enumerate(recipe.stages):
+        combine = stage.score.combine
+        if isinstance(combine, Learnt) and not stage.mine.labels:
+            base: Place = ("rounds", number) if recipe.rounds and recipe.rounds[number].score else ()
+            said = (
+                f"{combine.kind} learns from the labels of train queries, and mine.labels is false; combine by a rule "
+                "that needs none, such as mean or confident, or let mine.labels be true"
+            )
+            yield (*base, "score", "combine"), said
+
+
 def _useless(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """Folds of the last round, which nobody is left to learn from."""
+    """Folds of the last round, which nobody is left to learn from, and weights that no loss looks at."""
+    for number, stage in enumerate(recipe.stages):
+        losses = [cast(Any, loss) for train in stage.students.values() for loss in train.losses]
+        if stage.mine.weigh is not None and not any(loss.weighs for loss in losses):
+            within: Place = ("rounds", number) if recipe.rounds and recipe.rounds[number].mine else ()
+            kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
+            said = f"{kinds} does not look at weights; train with a loss that does, such as infonce, or leave it out"
+            yield (*within, "mine", "weigh"), said
     for position, train in enumerate(recipe.stages[-1].students.values()):
         if train.folds:
             base: Place = ("rounds", len(recipe.rounds) - 1) if recipe.rounds and recipe.rounds[-1].train else ()

@@ -252,3 +252,43 @@ def test_import_brings_no_torch():
     modules = "retrodistill.candidates, retrodistill.scores.store, retrodistill.scores.combine"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Weights
+
+
+def test_candidates_without_weights_are_as_they_were(candidates):
+    assert candidates.weights is None and candidates.table.schema == SCHEMA
+    # written before there were weights
+    assert candidates.digest == "98eb42bcf13ede063d8ae53ebfa6220b3c345d7086acc448a10b285707546b19"
+
+
+def test_weights_go_along(candidates, tmp_path):
+    weights = np.array([1, 0.5, 1, 0, 2], dtype=np.float32)
+    weighed = candidates.weighed(weights)
+    weighed.write(tmp_path / "c.parquet")
+    again = Candidates.read(tmp_path / "c.parquet")
+    np.testing.assert_array_equal(again.weights, weights)
+    assert again.digest == weighed.digest != candidates.digest
+    assert weighed.weighed(np.ones(5)).digest != weighed.digest
+    np.testing.assert_array_equal(again.select(["q1"]).weights, weights[2:])
+    apart = Candidates(weighed.table.take([2, 0, 3, 1, 4]))  # brought together again
+    assert apart.doc_ids == ["d1", "d9", "d3", "d1", "d2"]
+    np.testing.assert_array_equal(apart.weights, [1, 0, 2, 1, 0.5])
+    assert len(weighed.to_run()["q2"]) == 2
+
+
+@pytest.mark.parametrize(("odd", "said"), [(-1.0, "weight -1.0"), (NAN, "weight nan"), (float("inf"), "weight inf")])
+def test_weights_that_cannot_be(candidates, odd, said):
+    with pytest.raises(InputError, match=f"row 3: {said}, expected a number of 0 or more"):
+        candidates.weighed(np.array([1, 1, odd, 1, 1]))
+
+
+def test_a_weight_column_that_is_none(candidates, tmp_path):
+    path = tmp_path / "c.parquet"
+    pq.write_table(candidates.table.append_column("weight", pa.array(["a"] * 5)), path)
+    with pytest.raises(InputError, match="column weight: got string, expected float"):
+        Candidates.read(path)
+    pq.write_table(candidates.table.append_column("weight", pa.array([1.0, None, 1, 1, 1])), path)
+    with pytest.raises(InputError, match="row 2: weight is null; only label may be"):
+        Candidates.read(path)

@@ -8,6 +8,8 @@ from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
 from retrodistill.retrieval.others import Random, RunFile
 from retrodistill.scores.combine import Mean
+from retrodistill.scores.learnt import Lists
+from retrodistill.scores.reinforced import Reinforced
 from retrodistill.scores.store import ScoreStore
 from retrodistill.steps import (
     as_retriever,
@@ -191,3 +193,37 @@ def test_a_teacher_that_reranks_is_paid_once(collection, store, tmp_path, monkey
 def test_no_teacher_to_evaluate(collection, store):
     with pytest.raises(InputError, match=r"there is no teacher to evaluate; name one in score\.teachers"):
         evaluate_teacher(collection, "test", sources=[BM25()], depth=5, teachers=[], store=store)
+
+
+# A combination that learns from labels
+
+
+@pytest.fixture
+def learning(collection, tiny_model, store):
+    teachers = [BM25(), Dense(model=str(tiny_model))]
+    found, _ = mine(collection, "train", [BM25(), Random()], depth=6)
+    judging.judge(found, collection, teachers, store)
+    return {"teachers": teachers, "store": store}, found
+
+
+def test_train_candidates_are_weighed_without_their_own_labels(collection, learning):
+    options, found = learning
+    rule = Reinforced(folds=3)
+    texts = [collection.queries.text(query) for query in found.queries]
+    lists = Lists(judging.read(found, collection, **options), found.offsets, found.labels, texts)
+    scores = teacher_scores(found, collection, combine=rule, **options)
+    np.testing.assert_array_equal(scores, rule.cross_fitted(lists))
+    learnt = teacher_scores(found, collection, combine=rule, learnt_from=found, **options)
+    np.testing.assert_array_equal(learnt, rule.learnt(lists)(lists.scores, lists.offsets))
+
+
+def test_labels_that_are_measured_by_are_not_learnt_from(collection, learning):
+    options, found = learning
+    asked = {"sources": [BM25(), Random()], "depth": 6, "combine": Reinforced(folds=3), **options}
+    _, run = evaluate_teacher(collection, "test", learnt_from=found, **asked)
+    others = {query: {"comet0": 1} for query in collection.query_ids("test")}
+    relabelled = Collection("topics", collection.corpus, collection.queries, {"test": others})
+    _, again = evaluate_teacher(relabelled, "test", learnt_from=found, **asked)
+    assert again == run
+    with pytest.raises(InputError, match="must not be those of 'test'"):
+        evaluate_teacher(collection, "test", **asked)

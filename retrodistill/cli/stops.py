@@ -42,6 +42,7 @@ from retrodistill.files import write_json
     show_default=True,
     help="Make up what the sampler lacks from the next in rank; without, queries that are short are told.",
 )
+@click.option("--weigh", help="How much each counts in training, such as cet:TEACHER. All alike where left out.")
 @click.option(
     "--positives/--no-positives", default=True, show_default=True, help="Add labelled positives that no source found."
 )
@@ -60,6 +61,7 @@ def mine(
     sampler: str | None,
     filters: tuple[str, ...],
     refill: bool,
+    weigh: str | None,
     positives: bool,
     labels: bool,
     memory: str | None,
@@ -84,6 +86,7 @@ def mine(
     parts = [part("retriever", source) for source in sources]
     chosen = part("sampler", sampler) if sampler else None
     rules = [part("filter", rule) for rule in filters]
+    weigher = part("weigher", weigh) if weigh else None
     collection = open_collection(data)
     candidates, account = mining.mine(
         collection,
@@ -93,6 +96,7 @@ def mine(
         sampler=chosen,
         filters=rules,
         refill=refill,
+        weigh=weigher,
         positives=positives,
         labels=labels,
         store=ScoreStore(store),
@@ -107,6 +111,7 @@ def mine(
         "sampler": chosen and chosen.model_dump(mode="json"),
         "filters": [rule.model_dump(mode="json") for rule in rules],
         "refill": refill,
+        **({"weigh": weigher.model_dump(mode="json")} if weigher else {}),
         "positives": positives,
         "labels": labels,
         "seed": seed,

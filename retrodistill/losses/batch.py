@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -19,6 +20,10 @@ class ScoreBatch:
 
     A document that several queries share stands once. Every tensor has the shape (Q, D) but `preferences`.
 
+    Weights say how much an entry counts beside the others of its query, never how much the query does. A loss that
+    `weighs` makes weighted means of its terms by them, a pair's being the product of its two, or multiplies the
+    exponential of a negative.
+
     Attributes:
         student: the student's scores, with gradients.
         teacher: the teacher's scores, as combined and calibrated; anything where `judged` is false.
@@ -29,6 +34,7 @@ class ScoreBatch:
         valid: neither padding nor a document that must not count as a negative of this query.
         preferences: (Q, D, D), entry [q, i, j] a teacher's probability that document i is better than j, NaN where it
             was not asked; None where no teacher compares documents.
+        weights: float32, above 0 where `valid`; None where all count alike, which is the same as ones.
     """
 
     student: Tensor
@@ -39,11 +45,17 @@ class ScoreBatch:
     own: Tensor
     valid: Tensor
     preferences: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def taught(self) -> Tensor:
         """Entries a teacher's score can be learnt from: mined for the query, valid and judged, bool (Q, D)."""
         return self.own & self.valid & self.judged
+
+    @property
+    def pair_weights(self) -> Tensor | None:
+        """The product of the weights of two documents, (Q, D, D)."""
+        return None if self.weights is None else self.weights.unsqueeze(-1) * self.weights.unsqueeze(-2)
 
     def lists(self) -> ScoreBatch:
         """Each query's own documents side by side, so that a matrix of their pairs is small.
@@ -69,6 +81,7 @@ class ScoreBatch:
             own=kept,
             valid=kept,
             preferences=preferences,
+            weights=None if self.weights is None else self.weights.gather(-1, columns),
         )
 
 
@@ -77,7 +90,10 @@ class Loss(Part):
 
     Attributes:
         weight: what its value is multiplied with in the sum, a number or a schedule over the training.
+        weighs: it counts documents by `ScoreBatch.weights`; otherwise all count alike, whatever is mined.
     """
+
+    weighs: ClassVar[bool] = False
 
     weight: Weight = Field(1.0, description="a number, or a schedule such as {start: 0, end: 1, over: 0.3}")
 
@@ -121,11 +137,15 @@ def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.log_softmax(scores, dim=-1).masked_fill(~mask, 0.0)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last axis of the entries in `mask`; 0 where there are none."""
-    return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over the last axis of the entries in `mask`, by weights if there are any; 0 where there are none."""
+    if weights is None:
+        return values.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    weights = weights.masked_fill(~mask, 0.0)
+    total = weights.sum(-1)
+    return (weights * values.masked_fill(~mask, 0.0)).sum(-1) / torch.where(total > 0, total, 1.0)
 
 
-def pair_mean(values: Tensor, pairs: Tensor) -> Tensor:
-    """Mean over the last two axes of the entries in `pairs`; 0 where there are none."""
-    return masked_mean(values.flatten(-2), pairs.flatten(-2))
+def pair_mean(values: Tensor, pairs: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over the last two axes of the entries in `pairs`, by weights if there are any; 0 where there are none."""
+    return masked_mean(values.flatten(-2), pairs.flatten(-2), None if weights is None else weights.flatten(-2))

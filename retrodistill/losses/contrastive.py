@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,11 +25,15 @@ class InfoNCE(Loss):
     units, so that scores below zero are no trap. `symmetric` adds the same from each positive to the queries of the
     batch that it is a negative of, and takes the mean of both directions.
 
+    A negative's `exp(s(q, d) / T)` is multiplied with its weight, in either direction; one of weight 0 is none. A
+    positive's term counts by its weight.
+
     Source: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding"; for retrieval,
     Karpukhin et al. 2020, "Dense Passage Retrieval"; dropped negatives, Qu et al. 2021, "RocketQA"; symmetric, Radford
     et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision".
     """
 
+    weighs: ClassVar[bool] = True
     kind: Literal["infonce"] = "infonce"
     temperature: float = Field(0.05, gt=0)
     in_batch_negatives: bool = Field(True, description="other queries' documents are negatives too")
@@ -62,10 +66,12 @@ class InfoNCE(Loss):
         scores = batch.student.float() / self.temperature
         positive = batch.positive & batch.own & batch.valid
         negative = self._negatives(batch, positive)
-        losses, counted = masked_mean(_against(scores, positive, negative, -1), positive), positive.any(-1)
+        against = scores if batch.weights is None else scores + batch.weights.log()
+        ahead = _against(scores, against, positive, negative, -1)
+        losses, counted = masked_mean(ahead, positive, batch.weights), positive.any(-1)
         if self.symmetric:
             found = positive & negative.any(0)
-            back = masked_mean(_against(scores, found, negative, 0), found)
+            back = masked_mean(_against(scores, against, found, negative, 0), found, batch.weights)
             losses = torch.where(found.any(-1), (losses + back) / 2, losses)
         return losses, counted & negative.any(-1)
 
@@ -80,9 +86,12 @@ class InfoNCE(Loss):
         return negative
 
 
-def _against(scores: Tensor, positive: Tensor, negative: Tensor, axis: int) -> Tensor:
-    """`log(e^p + sum e^n) - p` of each positive, the negatives summed along an axis; 0 where there is no positive."""
-    negatives = torch.logsumexp(scores.masked_fill(~negative, torch.finfo(torch.float32).min), dim=axis, keepdim=True)
+def _against(scores: Tensor, against: Tensor, positive: Tensor, negative: Tensor, axis: int) -> Tensor:
+    """`log(e^p + sum e^n) - p` of each positive, the negatives summed along an axis; 0 where there is no positive.
+
+    Negatives' scores are those in `against`, with the logarithms of their weights.
+    """
+    negatives = torch.logsumexp(against.masked_fill(~negative, torch.finfo(torch.float32).min), dim=axis, keepdim=True)
     return softplus((negatives - scores).masked_fill(~positive, 0.0)).masked_fill(~positive, 0.0)
 
 

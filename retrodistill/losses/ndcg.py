@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -63,12 +63,14 @@ class Lambda(Targeted):
     - `ndcg_loss1`: `G_i D(r_i)`, over all ordered pairs, each document with itself among them.
 
     A teacher's scores are scaled to [0, 1] in each list before they become gains; labels' grades are taken as they are.
-    Where the student ties, it is taken to have the worse document first.
+    Where the student ties, it is taken to have the worse document first. A pair counts in the mean by the product of
+    its documents' own weights.
 
     Source: Wang et al. 2018, "The LambdaLoss Framework for Ranking Metric Optimization"; in nats, where the paper has
     bits.
     """
 
+    weighs: ClassVar[bool] = True
     kind: Literal["lambda"] = "lambda"
     scheme: Scheme = "ndcg_loss2++"
     cutoff: int | None = Field(None, ge=1, description="the k of nDCG@k; none: the whole list")
@@ -89,7 +91,7 @@ class Lambda(Targeted):
             top = rank <= self.cutoff
             kept = kept & (top.unsqueeze(-1) | top.unsqueeze(-2))
         losses = self._weights(gains, rank) * softplus(-differences(student))
-        return pair_mean(losses, kept), better.any((-1, -2))
+        return pair_mean(losses, kept, lists.pair_weights), better.any((-1, -2))
 
     def _weights(self, gains: Tensor, rank: Tensor) -> Tensor:
         if self.scheme == "ndcg_loss1":

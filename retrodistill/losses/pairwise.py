@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,12 +21,13 @@ class MarginMSE(Loss):
 
     `scale` multiplies the student's scores, so that a cosine student, whose margins cannot exceed 2, can meet a
     teacher's margins of 10. Both documents of a pair must be judged. With `pairs: all`, every two documents of a query
-    are a pair, and no labels are needed.
+    are a pair, and no labels are needed. A pair counts by the product of its documents' weights.
 
     Source: Hofstätter et al. 2020, "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge
     Distillation".
     """
 
+    weighs: ClassVar[bool] = True
     kind: Literal["margin_mse"] = "margin_mse"
     scale: float = Field(1.0, gt=0, description="what the student's scores are multiplied with")
     pairs: Literal["positive", "all"] = Field("positive", description="each positive against the rest, or all pairs")
@@ -43,20 +44,23 @@ class MarginMSE(Loss):
         # s+ - s- - (t+ - t-) is the difference of (s - t) at the positive and at the other; its mean square over all
         # pairs follows from each side's mean and variance, without a matrix of pairs, which grows with D squared
         if self.pairs == "all":
-            _, variance = _moments(error, mask)
-            count = mask.sum(-1)
-            return 2 * variance * count / (count - 1).clamp(min=1), count >= 2
+            _, variance = _moments(error, mask, batch.weights)
+            weights = mask.float() if batch.weights is None else batch.weights.masked_fill(~mask, 0.0)
+            total, several = weights.sum(-1), mask.sum(-1) >= 2
+            # of the weight of all pairs, what is left without those of a document with itself
+            apart = total - weights.square().sum(-1) / torch.where(several, total, 1.0)
+            return 2 * variance * total / torch.where(several, apart, 1.0), several
         positive, other = mask & batch.positive, mask & ~batch.positive
-        mean_positive, variance_positive = _moments(error, positive)
-        mean_other, variance_other = _moments(error, other)
+        mean_positive, variance_positive = _moments(error, positive, batch.weights)
+        mean_other, variance_other = _moments(error, other, batch.weights)
         errors = variance_positive + variance_other + (mean_positive - mean_other).square()
         return errors, positive.any(-1) & other.any(-1)
 
 
-def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the entries in `mask` along the last axis; 0 where there are none."""
-    mean = masked_mean(values, mask)
-    return mean, masked_mean((values - mean.unsqueeze(-1)).masked_fill(~mask, 0.0).square(), mask)
+def _moments(values: Tensor, mask: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the entries in `mask` along the last axis, by weight; 0 where there are none."""
+    mean = masked_mean(values, mask, weights)
+    return mean, masked_mean((values - mean.unsqueeze(-1)).masked_fill(~mask, 0.0).square(), mask, weights)
 
 
 class RankNet(Targeted):
@@ -65,12 +69,14 @@ class RankNet(Targeted):
     Only the target's order counts, never its scale: made for listwise LLMs, whose scores mean nothing. Pairs that tie
     are left out. `weights` makes the mean a weighted one: `difference` by `t_i - t_j`, so that near ties say little, or
     `ndcg` by what swapping the two would do to nDCG in the student's present order (LambdaRank), so that the top of the
-    list says most; teacher's scores are scaled to gains between 0 and 1 for it.
+    list says most; teacher's scores are scaled to gains between 0 and 1 for it. A pair counts by the product of its
+    documents' own weights besides.
 
     Source: Burges et al. 2005, "Learning to Rank using Gradient Descent"; Burges 2010, "From RankNet to LambdaRank to
     LambdaMART"; for distilling LLMs, Sun et al. 2023, "Is ChatGPT Good at Search?".
     """
 
+    weighs: ClassVar[bool] = True
     kind: Literal["ranknet"] = "ranknet"
     temperature: float = Field(1.0, gt=0, description="of the student")
     weights: Literal["none", "difference", "ndcg"] = "none"
@@ -84,13 +90,13 @@ class RankNet(Targeted):
         better = pairs(mask) & (apart > 0)
         losses, counted = softplus(-differences(student)), better.any((-1, -2))
         if self.weights == "none":
-            return pair_mean(losses, better), counted
+            return pair_mean(losses, better, lists.pair_weights), counted
         if self.weights == "difference":
             weights = apart
         else:
             gains = relative_gains(target, mask, scaled=self.target == "teacher")
             weights = swaps(gains, ranks(student, target, mask))
-        weights = weights.masked_fill(~better, 0.0)
+        weights = (weights if lists.pair_weights is None else weights * lists.pair_weights).masked_fill(~better, 0.0)
         total = weights.sum((-1, -2))
         return (weights * losses).sum((-1, -2)) / torch.where(counted, total, 1.0), counted
 
@@ -100,12 +106,14 @@ class Preference(Tempered):
 
     The mean over a query's ordered pairs that the teacher compared; where both orders were asked and disagree, the
     student is drawn to their middle. Where no teacher compares documents, `P_ij = sigmoid((t_i - t_j) / T_t)` from a
-    pointwise teacher, over all pairs of judged candidates. `teacher_temperature` is for these alone.
+    pointwise teacher, over all pairs of judged candidates. `teacher_temperature` is for these alone. A pair counts by
+    the product of its documents' weights.
 
     Source: Huang and Chen 2024, "PairDistill: Pairwise Relevance Distillation for Dense Retrieval", which adds it to a
     pointwise `kl`.
     """
 
+    weighs: ClassVar[bool] = True
     kind: Literal["preference"] = "preference"
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
@@ -120,7 +128,8 @@ class Preference(Tempered):
             wanted = lists.preferences.float().masked_fill(~compared, 0.5)
         student = differences(self.cooled(lists.student).masked_fill(~lists.own, 0.0))
         crossed = binary_cross_entropy_with_logits(student, wanted, reduction="none")
-        return pair_mean(crossed - entr(wanted) - entr(1 - wanted), compared), compared.any((-1, -2))
+        losses = crossed - entr(wanted) - entr(1 - wanted)
+        return pair_mean(losses, compared, lists.pair_weights), compared.any((-1, -2))
 
 
 LOSSES = {"margin_mse": MarginMSE, "ranknet": RankNet, "preference": Preference}

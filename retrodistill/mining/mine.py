@@ -26,6 +26,7 @@ from retrodistill.runs import Run, cut
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
+    from retrodistill.mining.pooling import Weigher
     from retrodistill.registry import Part
     from retrodistill.retrieval.retriever import Retriever
     from retrodistill.scores.store import ScoreStore
@@ -42,6 +43,7 @@ def mine(
     sampler: Part | None = None,
     filters: Sequence[Part] = (),
     refill: bool = False,
+    weigh: Part | None = None,
     positives: bool = True,
     labels: bool = True,
     store: ScoreStore | None = None,
@@ -63,10 +65,12 @@ def mine(
         refill: where the sampler finds fewer than it was asked for, take the next in rank behind its last one, and,
             where there are none, those in front of it, the last one first. Else the account names the queries that are
             short.
+        weigh: says how much each document counts in training; all alike where None.
         positives: add labelled relevant documents that no source found, as training needs them. Leave them out to
             judge what a teacher makes of what was found.
         labels: say which documents are labelled; left out, candidates are as if nobody had judged them.
-        store: where the scores of teachers that samplers and filters name are read, and go to where they are missing.
+        store: where the scores of teachers that samplers, filters and `weigh` name are read, and go to where they are
+            missing.
         memory: bytes that the process may take as a whole; dense vectors are then searched from disk, and what cannot
             be kept within is refused. None: as much as is needed.
         seed: of the sampler.
@@ -92,7 +96,7 @@ def mine(
     searchers = {label: searcher for label, (_, searcher) in opened.items()}
     rules = [cast(Rule, rule) for rule in (*filters, *([sampler] if sampler else []))]
     signals = Signals(collection, queries, searchers, store, seed)
-    signals.check(rules, labels)
+    signals.check([*rules, *([cast(Rule, weigh)] if weigh else [])], labels)
     for searcher in searchers.values():
         if hasattr(searcher, "query_vectors"):
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
@@ -111,7 +115,8 @@ def mine(
         tables.append(work.mined({query: qrels[query] for query in block}).table)
     if not account.kept:
         raise InputError(f"no source found a document for any of the {len(queries)} queries of {split!r}; add a source")
-    return Candidates(pa.concat_tables(tables)), account
+    candidates = Candidates(pa.concat_tables(tables))
+    return signals.weighed(cast("Weigher", weigh), candidates) if weigh else candidates, account
 
 
 @dataclass

@@ -39,6 +39,16 @@ class Rule(Part):
         """Whether it means nothing without labels."""
         return False
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether it must see all that was found, what no sampler chose included."""
+        return False
+
+    @property
+    def samples(self) -> bool:
+        """Whether it keeps some by chance or by number, not for what they are."""
+        return False
+
 
 class Space(Protocol):
     """The vectors of a collection by one model."""
@@ -123,16 +133,21 @@ class Pool:
 
 
 def misfit(rules: Iterable[Part | None], sources: int, labels: bool) -> str | None:
-    """Why a rule cannot work with so many sources, or without labels; None where all can."""
-    for rule in rules:
-        if not isinstance(rule, Rule):
-            continue
+    """Why a rule cannot work with so many sources, without labels, or beside another; None where all can."""
+    given = [rule for rule in rules if isinstance(rule, Rule)]
+    sampler = next((rule for rule in given if rule.samples), None)
+    for rule in given:
         if rule.needs_positives and not labels:
             return f"{rule.label} is held against labelled positives; leave it out, or mine with labels"
         if None in rule.judges and sources > 1:
             return (
                 f"{rule.label}: scores of {sources} sources are on scales of their own; "
                 "name a teacher for it, such as one of the sources"
+            )
+        if rule.needs_all and sampler is not None:
+            return (
+                f"{rule.label} estimates from all that is found, and {sampler.label} would leave a part of it; leave "
+                "the sampler out (training draws train.documents of each list), or do not weigh"
             )
     return None
 

@@ -19,6 +19,11 @@ class Sampler(Rule):
     argument: ClassVar[str | None] = "n"
     n: int = Field(ge=1)
 
+    @property
+    def samples(self) -> bool:
+        """Always."""
+        return True
+
     @abstractmethod
     def choose(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
         """Rows of the documents to keep, int64, at most `n`, ascending.

@@ -17,6 +17,7 @@ from retrodistill.teachers import judging
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
+    from retrodistill.mining.pooling import Weigher
     from retrodistill.registry import Part
     from retrodistill.runs import Run
     from retrodistill.scores.store import ScoreStore
@@ -75,6 +76,18 @@ class Signals:
             Pool(pool.query, pool.rows, pool.positives, pool.collection, pool.found, by_query[pool.query], spaces)
             for pool in pools
         ]
+
+    def weighed(self, rule: Weigher, candidates: Candidates) -> Candidates:
+        """The same candidates with the weights that a rule gives them."""
+        store, scores = cast("ScoreStore", self.store), []
+        for judge in rule.judges:
+            if judge is None:
+                scores.append(candidates.scores)
+                continue
+            for done in judging.judge(candidates, self.collection, [judge], store):
+                console.say(f"{rule.label}: {done}")
+            scores.extend(judging.read(candidates, self.collection, [judge], store))
+        return candidates.weighed(rule.weights(candidates, np.stack(scores)))
 
     def _own(self, rule: Rule, pools: Sequence[Pool], runs: Mapping[str, Run]) -> dict[str, Mapping[str, float]]:
         """The scores of the one source; those of positives that it did not find are computed, where it can."""

@@ -42,6 +42,11 @@ class Combination(Part):
     normalise: Normaliser = "zscore"
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
 
+    @property
+    def looks_at(self) -> tuple[Part, ...]:
+        """Teachers whose scores it reads beside those that it makes one of; they judge train candidates too."""
+        return ()
+
     def __call__(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Combine.
 
@@ -55,18 +60,23 @@ class Combination(Part):
         Raises:
             InputError: there are not as many weights or temperatures as teachers.
         """
+        values, judged, groups = self.scaled(scores, offsets)
+        return self.combined(values, judged, groups).astype(np.float32)
+
+    def scaled(self, scores: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, Groups]:
+        """Every teacher's scores on the common scale, float64, which of them count, and the rows of each query."""
         if scores.ndim != 2 or offsets[0] != 0 or offsets[-1] != scores.shape[1]:
             raise ValueError(f"got scores {scores.shape} and offsets from {offsets[0]} to {offsets[-1]}")
         self._one_a_teacher("temperatures", self.temperatures, len(scores))
-        groups, values = _Groups(offsets), scores.astype(np.float64)
+        groups, values = Groups(offsets), scores.astype(np.float64)
         if self.temperatures is not None:
             values = values / np.array(self.temperatures)[:, None]
         judged = ~np.isnan(values)
         scaled = [_NORMALISERS[self.normalise](row, known, groups) for row, known in zip(values, judged, strict=True)]
-        return self.combined(np.reshape(scaled, scores.shape), judged, groups).astype(np.float32)
+        return np.reshape(scaled, scores.shape), judged, groups
 
     @abstractmethod
-    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """One value a row of many teachers' on one scale, (T, N), of which those `judged` count: (N,)."""
 
     @staticmethod
@@ -88,15 +98,13 @@ class Mean(Combination):
             raise ValueError(f"got {list(weights)}, expected at least one weight above 0")
         return weights
 
-    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """The weighted mean over the teachers that judged."""
         self._one_a_teacher("weights", self.weights, len(values))
         given = np.ones(len(values)) if self.weights is None else np.array(self.weights)
-        weights = np.where(judged, given[:, None] * self.trust(values, judged, groups), 0)
-        weight, total = weights.sum(axis=0), (weights * np.where(judged, values, 0)).sum(axis=0)
-        return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
+        return averaged(values, judged, given[:, None] * self.trust(values, judged, groups))
 
-    def trust(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def trust(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """What a weight is multiplied by, row by row: (T, N) or of a shape that goes with it."""
         return np.ones((1, 1))
 
@@ -117,21 +125,10 @@ class Confident(Mean):
     kind: Literal["confident"] = "confident"  # type: ignore[assignment]
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
 
-    def trust(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def trust(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """Sureness, from 0 to 1, a teacher and row."""
-        return np.reshape(
-            [self._sure(row, known, groups) for row, known in zip(values, judged, strict=True)], values.shape
-        )
-
-    def _sure(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
-        logits = np.where(judged, values / self.temperature, -np.inf)
-        highest = groups.over(np.maximum, logits)
-        exponents = np.where(judged, logits - np.where(judged, highest, 0), 0)
-        shares = np.where(judged, np.exp(exponents), 0)
-        total, count = groups.over(np.add, shares), groups.over(np.add, judged.astype(np.float64))
-        mean = groups.over(np.add, shares * exponents) / np.maximum(total, 1)
-        entropy = np.log(np.maximum(total, 1)) - mean
-        return np.clip(1 - entropy / np.log(np.maximum(count, 2)), 0, 1)
+        sure = [sureness(row / self.temperature, known, groups) for row, known in zip(values, judged, strict=True)]
+        return np.reshape(sure, values.shape)
 
 
 class Median(Combination):
@@ -139,7 +136,7 @@ class Median(Combination):
 
     kind: Literal["median"] = "median"
 
-    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """The median over the teachers that judged."""
         result = np.full(values.shape[1], np.nan)
         some = judged.any(axis=0)
@@ -159,7 +156,7 @@ class Agreed(Mean):
     kind: Literal["agreed"] = "agreed"  # type: ignore[assignment]
     quantile: float = Field(0.9, gt=0, le=1, description="the share of rows that is kept")
 
-    def combined(self, values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """The weighted mean, NaN where the disagreement is above the quantile."""
         result = super().combined(values, judged, groups)
         several = judged.sum(axis=0) > 1
@@ -175,7 +172,7 @@ def default_combination(teachers: int) -> Mean:
     return Mean(normalise="none" if teachers == 1 else "zscore")
 
 
-class _Groups:
+class Groups:
     """The rows of each query, those of queries without rows left out."""
 
     def __init__(self, offsets: np.ndarray) -> None:
@@ -187,22 +184,46 @@ class _Groups:
         """A value a query, shape (queries,), to a value a row, shape (N,)."""
         return np.repeat(values, self.lengths)
 
+    def each(self, operation: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """The sum (or another reduction) over each query's rows, shape (queries,)."""
+        return operation.reduceat(values, self.starts)
+
     def over(self, operation: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """The sum (or another reduction) over a row's query, shape (N,)."""
-        return self.spread(operation.reduceat(values, self.starts))
+        """The same over a row's query, shape (N,)."""
+        return self.spread(self.each(operation, values))
 
 
-def _none(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def averaged(values: np.ndarray, judged: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean over the teachers that judged, (T, N) to (N,), by weights that go with (T, N); NaN where all are 0."""
+    weights = np.where(judged, weights, 0)
+    weight, total = weights.sum(axis=0), (weights * np.where(judged, values, 0)).sum(axis=0)
+    return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
+
+
+def sureness(logits: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
+    """One less the entropy of a teacher's softmax over what it judged, relative to that of not knowing: (N,)."""
+    logits = np.where(judged, logits, -np.inf)
+    highest = groups.over(np.maximum, logits)
+    exponents = np.where(judged, logits - np.where(judged, highest, 0), 0)
+    shares = np.where(judged, np.exp(exponents), 0)
+    total, count = groups.over(np.add, shares), groups.over(np.add, judged.astype(np.float64))
+    mean = groups.over(np.add, shares * exponents) / np.maximum(total, 1)
+    entropy = np.log(np.maximum(total, 1)) - mean
+    return np.clip(1 - entropy / np.log(np.maximum(count, 2)), 0, 1)
+
+
+def _none(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     return values
 
 
-def _shifted(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def _shifted(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     """Values less the lowest of their query, 0 where not judged; equal values come out as exact zeros."""
     lowest = groups.over(np.minimum, np.where(judged, values, np.inf))
     return np.where(judged, values - lowest, 0)
 
 
-def _zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def zscore(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
+    """In standard deviations from the mean of what a teacher judged of the row's query; 0 where all are equal."""
     shifted = _shifted(values, judged, groups)
     count = np.maximum(groups.over(np.add, judged.astype(np.float64)), 1)
     centred = np.where(judged, shifted - groups.over(np.add, shifted) / count, 0)
@@ -210,13 +231,13 @@ def _zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarr
     return np.divide(centred, deviation, out=np.zeros_like(values), where=deviation > 0)
 
 
-def _minmax(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def _minmax(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     shifted = _shifted(values, judged, groups)
     highest = groups.over(np.maximum, shifted)
     return np.divide(shifted, highest, out=np.zeros_like(values), where=highest > 0)
 
 
-def _rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def _rank(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     query = groups.spread(np.arange(len(groups.starts)))
     order = np.lexsort((values, query))  # NaN goes last within a query, and queries keep their places
     ordered = values[order]
@@ -230,14 +251,14 @@ def _rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray
     return np.divide(places - groups.spread(groups.starts), last, out=np.full_like(values, 0.5), where=last > 0)
 
 
-def _reciprocal_rank(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def _reciprocal_rank(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     count = groups.over(np.add, judged.astype(np.float64))
     share = _rank(values, judged, groups)
     # shares run from 0, the last, to 1, the first; a lone document has .5 and rank 1
     return 1 / (60 + np.where(judged & (count > 1), count - share * (count - 1), 1))
 
 
-def _teacher_zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> np.ndarray:
+def _teacher_zscore(values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
     if not judged.any():
         return np.zeros_like(values)
     centred = np.where(judged, values - values[judged].mean(), 0)
@@ -245,9 +266,9 @@ def _teacher_zscore(values: np.ndarray, judged: np.ndarray, groups: _Groups) -> 
     return centred / deviation if deviation > 0 else centred
 
 
-_NORMALISERS: dict[str, Callable[[np.ndarray, np.ndarray, _Groups], np.ndarray]] = {
+_NORMALISERS: dict[str, Callable[[np.ndarray, np.ndarray, Groups], np.ndarray]] = {
     "none": _none,
-    "zscore": _zscore,
+    "zscore": zscore,
     "minmax": _minmax,
     "rank": _rank,
     "reciprocal_rank": _reciprocal_rank,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from retrodistill import console
 from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
                 f"loss {loss.kind} needs labelled positives, but no candidate is labelled relevant; "
                 "mine with positives, or train with kl alone"
             )
+    unmoved = [loss.kind for loss in losses if not loss.weighs]
+    if unmoved and lists.candidates.weights is not None:
+        console.say(f"note: the candidates have weights, which {', '.join(unmoved)} does not look at")
 
 
 def misfit(student: Student, loss: Loss) -> str | None:

@@ -37,6 +37,8 @@ class Batch:
             where they were not compared; None where no teacher compares.
         valid: bool (Q, D); false where a document cannot be a negative of the query although no label says so: it is
             the query itself or what that was made of, or says what one of its positives says.
+        weights: float32 (Q, D); how much a document counts for the query, as mined, 1 where it was not; None where
+            mining weighed none.
     """
 
     queries: np.ndarray
@@ -46,6 +48,7 @@ class Batch:
     own: np.ndarray
     valid: np.ndarray
     preferences: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def positive(self) -> np.ndarray:
@@ -76,6 +79,7 @@ class Batch:
             own=self.own[rows, columns],
             valid=self.valid[rows, columns],
             preferences=None if self.preferences is None else self.preferences[rows][:, columns][:, :, columns],
+            weights=None if self.weights is None else self.weights[rows, columns],
         )
 
 
@@ -130,6 +134,7 @@ class Lists:
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
         self.preferences = preferences
+        self._weights = candidates.weights
         self._topics = None
         if batches == "topics":
             self._topics = topics(self._docs, self._offsets, self.batch_size * BATCHES_A_TOPIC, seed)
@@ -166,6 +171,7 @@ class Lists:
         grades = np.zeros(shape, dtype=np.float32)
         own, valid = np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
         compared = None if self.preferences is None else np.full((*shape, len(documents)), np.nan, dtype=np.float32)
+        weights = None if self._weights is None else np.ones(shape, dtype=np.float32)
         texts = self.collection.corpus.texts(documents)
         ids = [self.collection.corpus.ids[row] for row in documents]
         stops = np.cumsum([len(rows) for rows in picked])
@@ -177,6 +183,8 @@ class Lists:
             mined = self._rows(int(query))
             judged = np.isin(documents, self._docs[mined])
             teacher[place, judged] = _looked_up(documents[judged], self._docs[mined], self._teacher[mined])
+            if weights is not None and self._weights is not None:
+                weights[place, judged] = _looked_up(documents[judged], self._docs[mined], self._weights[mined])
             labelled = mined[self._grades[mined] > 0]
             relevant = self._docs[labelled]
             known = np.isin(documents, relevant)
@@ -193,6 +201,7 @@ class Lists:
             own=own,
             valid=valid,
             preferences=compared,
+            weights=weights,
         )
 
     def _batches(self, epoch: int) -> list[np.ndarray]:

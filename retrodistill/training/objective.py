@@ -241,7 +241,8 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
     def tensor(array: Any) -> Tensor:
         return torch.from_numpy(array).to(student.device)
 
-    teacher = tensor(batch.teacher)
+    weights = None if batch.weights is None else tensor(batch.weights)
+    teacher, valid = tensor(batch.teacher), tensor(batch.valid)
     judged = ~torch.isnan(teacher)
     return ScoreBatch(
         student=student,
@@ -250,8 +251,9 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         positive=tensor(batch.positive),
         grades=tensor(batch.grades),
         own=tensor(batch.own),
-        valid=tensor(batch.valid),
+        valid=valid if weights is None else valid & (weights > 0),
         preferences=None if batch.preferences is None else tensor(batch.preferences),
+        weights=weights,
     )
 
 
