@@ -100,7 +100,7 @@ class LocalModel:
 
     @cached_property
     def model(self) -> Any:
-        """The model with its language-model head, in float32.
+        """The model with its language-model head: in float32, but for the weights of products where these are bf16.
 
         Raises:
             InputError: it cannot be loaded.
@@ -116,6 +116,8 @@ class LocalModel:
             model = family.from_pretrained(self._folder, dtype=torch.float32, **safe, **self._source)
         except Exception as error:
             raise self._broken(error) from error
+        if self.options.precision == "bf16":
+            _narrow(model)
         return model.to(device_of(None)).eval()
 
     def _broken(self, error: Exception) -> InputError:
@@ -241,6 +243,17 @@ class LocalModel:
             logs = torch.log_softmax(logits.float(), dim=-1).gather(2, targets["input_ids"][..., None])[..., 0]
         mask = targets["attention_mask"].bool()
         return (logs.masked_fill(~mask, 0).sum(1) / mask.sum(1)).cpu().numpy()
+
+
+def _narrow(model: Any) -> None:
+    """Round weights once that autocast would round at each call, which is all that a step of generating costs."""
+    import torch
+
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            # its own, where the head shares its weights with the embeddings, which stay as they are
+            for name, weight in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False))
 
 
 LANGUAGE_MODELS = {"transformers": Transformers}

@@ -129,3 +129,17 @@ def test_what_cannot_be_asked_is_told(tiny_model, llama, t5, tmp_path):
     (tmp_path / "broken" / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"cannot be loaded|no weights|safetensors"):
         Transformers(model=str(tmp_path / "broken")).open().choices(PROMPTS, ["yes", "no"])
+
+
+def test_weights_rounded_once_are_those_that_autocast_rounds(name):
+    rounded, plain = (Transformers(model=name, precision=precision).open() for precision in ("bf16", "fp32"))
+    inputs = plain._padded([plain._tokens(prompt) for prompt in PROMPTS], left="t5" not in name)
+    if "t5" in name:
+        inputs["decoder_input_ids"] = torch.zeros((len(PROMPTS), 1), dtype=torch.int64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        known, found = (one.model(**inputs).logits for one in (plain, rounded))
+    assert torch.equal(found, known)
+    assert not torch.equal(found.float(), plain.model(**inputs).logits)
+    linear = [module for module in rounded.model.modules() if type(module) is torch.nn.Linear]
+    assert {module.weight.dtype for module in linear} == {torch.bfloat16}
+    assert rounded.model.get_input_embeddings().weight.dtype == torch.float32
