@@ -63,6 +63,10 @@ class Offer(ABC):
         candidates = self.candidates
         return Known(candidates.ranks, candidates.offsets, self.judged, hints, self.errors, self.units)
 
+    def ranking(self, hints: np.ndarray) -> np.ndarray:
+        """Scores to rank each query's candidates by, whether judged or not: float64 (N,)."""
+        return self.known(hints).merged
+
     def buy(self, chosen: np.ndarray) -> Judged:
         """Have units judged; none of them is offered again, whatever comes of it."""
         done = self._bought(chosen)
@@ -182,6 +186,12 @@ class Windows(Offer):
         self.groups = np.searchsorted(self.candidates.offsets, self.units.rows[self.units.offsets[:-1]], "right") - 1
         self.open &= np.diff(self.units.offsets) > reach[self.groups]
         self.paid = ordering.paid(self.teacher, self.candidates, self.collection, self.store)
+
+    def ranking(self, hints: np.ndarray) -> np.ndarray:
+        """What no window reached stays behind what one did, in the order expected, as where lists are re-ranked."""
+        expected, _ = self.known(hints).expected
+        ahead = float(np.ptp(expected)) + 1 if len(expected) else 0.0
+        return np.where(np.isnan(self.judged), expected, self.judged + ahead + expected.max(initial=0.0))
 
     def _units(self) -> Units:
         rows, prices = list[np.ndarray](), list[int]()

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from retrodistill.registry import Part
+from retrodistill.spending.expectation import Expectation
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,37 @@ class Known:
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
         """What the teacher is expected to say of each candidate, and the standard deviation of its error: float64 (N,).
 
-        Ridge regression of the teacher's scores on the hints, over all rows that it judged. What was judged stands as
+        By regression of the teacher's scores on the hints (`Expectation`). What was judged stands as
         it is; where that has an error of its own, as a strength read from few comparisons does, it is averaged with
         what is expected, each by its precision. Before enough was judged, the mean of the hints stands for it, as wrong
         as these differ among themselves.
         """
-        known = ~np.isnan(self.judged)
-        hints = np.where(np.isnan(self.hints), 0.0, self.hints)
-        if known.sum() < 2 * (len(hints) + 1):
+        known, hints = ~np.isnan(self.judged), self._hints
+        if self._expectation is None:
             spread = float(hints.std(axis=0).mean()) if len(hints) > 1 and hints.size else 1.0
             return hints.mean(axis=0), np.full(len(known), max(spread, 1e-6))
-        features = np.vstack([hints, np.ones(hints.shape[1])]).T
-        inner = features[known].T @ features[known] + np.eye(features.shape[1]) * 1e-3 * known.sum()
-        guess = features @ np.linalg.solve(inner, features[known].T @ self.judged[known])
-        wrong = max(float((self.judged[known] - guess[known]).std()), 1e-6)
+        guess, wrong = self._expectation.level + self._expectation.fitted, self._expectation.wrong
         error = np.zeros(len(known)) if self.errors is None else np.where(known, self.errors, 0.0)
         trust = np.where(known, wrong**2 / (wrong**2 + error**2), 0.0)
         stands = trust * np.where(known, self.judged, 0.0) + (1 - trust) * guess
         return stands, np.where(known, error * np.sqrt(trust), wrong)
+
+    @cached_property
+    def merged(self) -> np.ndarray:
+        """A ranking of what was judged among what was not, float64 (N,); within a query it can be compared."""
+        stands, _ = self.expected
+        return stands if self._expectation is None else self._expectation.merged(stands, ~np.isnan(self.judged))
+
+    @cached_property
+    def _hints(self) -> np.ndarray:
+        return np.where(np.isnan(self.hints), 0.0, self.hints)
+
+    @cached_property
+    def _expectation(self) -> Expectation | None:
+        """None before enough was judged."""
+        if (~np.isnan(self.judged)).sum() < 2 * (len(self.hints) + 1):
+            return None
+        return Expectation.of(self.judged, self._hints, self.offsets)
 
 
 class Rule(Part):

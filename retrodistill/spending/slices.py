@@ -154,15 +154,19 @@ def _hints(candidates: Candidates, collection: Collection, hints: Sequence[Part]
 
 
 def _account(candidates: Candidates, offered: Offer, hints: np.ndarray, labelled: bool) -> Spent:
-    known = offered.known(hints)
-    count = int((~np.isnan(known.judged)).sum())
+    count = int((~np.isnan(offered.judged)).sum())
     spent = Spent(count, len(candidates), None, judgements=offered.paid, unit=offered.unit)
     if not labelled:
         return spent
-    expected, _ = known.expected
     run: Run = {query: {} for query in candidates.queries}
     qrels: dict[str, dict[str, int]] = {query: {} for query in candidates.queries}
-    rows = zip(candidates.query_ids, candidates.doc_ids, expected.tolist(), candidates.labels.tolist(), strict=True)
+    rows = zip(
+        candidates.query_ids,
+        candidates.doc_ids,
+        offered.ranking(hints).tolist(),
+        candidates.labels.tolist(),
+        strict=True,
+    )
     for query, doc, score, label in rows:
         run[query][doc] = score
         if label > 0:

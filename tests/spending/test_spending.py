@@ -275,3 +275,44 @@ def test_any_state_gives_every_row_a_finite_worth(seed, kind, lengths):
     known = Known(generator.integers(0, 50, count), offsets, judged, hints)
     worth = rule(kind).worth(known, generator)
     assert worth.shape == (count,) and np.isfinite(worth).all()
+
+
+def synthetic(seed, share):
+    """60 queries of 40: hints tell half of the worth, queries differ in level, and what is relevant is worth most."""
+    generator = np.random.default_rng(seed)
+    worth = generator.normal(size=(60, 40))
+    hint = worth + generator.normal(size=worth.shape)
+    teacher = worth + 0.5 * generator.normal(size=worth.shape) + 2 * generator.normal(size=(60, 1))
+    judged = np.where(generator.random(worth.shape) < share, teacher, np.nan)
+    known = Known(np.ones(2400, dtype=int), np.arange(61) * 40, judged.ravel(), hint.reshape(1, -1))
+    return worth, hint, teacher, known
+
+
+def found_among_ten(worth, scores):
+    """The share of the queries' best documents that stand among the first ten, the higher the more: nDCG@10."""
+    best, order = worth.argmax(axis=1), np.argsort(-scores.reshape(worth.shape), axis=1)
+    places = (order == best[:, None]).argmax(axis=1)
+    return np.where(places < 10, 1 / np.log2(places + 2), 0).mean()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_what_chance_has_judged_is_no_worse_than_nothing(share):
+    gains = []
+    for seed in range(20):
+        worth, hint, _, known = synthetic(seed, share)
+        gains.append(found_among_ten(worth, known.merged) - found_among_ten(worth, hint))
+    assert np.mean(gains) > -0.5 * np.std(gains) / np.sqrt(len(gains))
+    assert share < 0.3 or np.mean(gains) > 0.02
+
+
+def test_all_judged_is_ranked_as_judged():
+    _, _, teacher, known = synthetic(0, 1)
+    np.testing.assert_allclose(known.merged, teacher.ravel())
+
+
+def test_a_query_whose_documents_are_all_liked_less_has_a_level_of_its_own():
+    generator = np.random.default_rng(0)
+    hints, levels = generator.normal(size=(1, 200)), np.repeat([-9.0, 0.0, 4.0, 30.0], 50)
+    judged = np.where(generator.random(200) < 0.5, hints[0] + levels, np.nan)
+    expected, _ = Known(np.ones(200, dtype=int), np.arange(5) * 50, judged, hints).expected
+    np.testing.assert_allclose(expected, hints[0] + levels, atol=0.2)
