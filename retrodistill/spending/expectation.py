@@ -26,7 +26,10 @@ class Expectation(NamedTuple):
 
     @classmethod
     def of(cls, judged: np.ndarray, hints: np.ndarray, offsets: np.ndarray) -> Expectation:
-        """Ridge regression of what was judged on the hints, in turn with the levels of queries.
+        """Regression of what was judged on the hints, in turn with the levels of queries.
+
+        No hint speaks against a candidate: slopes are at least 0, since what was judged first may all stand at the top,
+        where hints that go together get slopes of both signs that turn the rest upside down.
 
         A teacher likes all documents of one query better than all of another. A level is shrunk towards 0 by how much
         levels vary and how many judgements tell it: the best linear unbiased prediction of a random intercept
@@ -39,22 +42,23 @@ class Expectation(NamedTuple):
         """
         known = ~np.isnan(judged)
         owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        features = np.vstack([hints, np.ones(hints.shape[1])]).T
-        mine, said, whose = features[known], judged[known], owner[known]
-        inner = mine.T @ mine + np.eye(features.shape[1]) * 1e-3 * known.sum()
+        mine, said, whose = hints[:, known].T, judged[known], owner[known]
         count = np.bincount(whose, minlength=len(offsets) - 1)
         heard, level = count > 0, np.zeros(len(count))
-        for _ in range(_ROUNDS):
-            weights = np.linalg.solve(inner, mine.T @ (said - level[whose]))
-            rest = said - mine @ weights
+        repeated = len(said) - int(heard.sum())  # with one judgement a query, levels are not to be told from errors
+        weights, base = _slopes(mine, said)
+        for _ in range(_ROUNDS if repeated >= 2 * (len(hints) + 1) else 0):
+            rest = said - base - mine @ weights
             mean = np.bincount(whose, rest, minlength=len(count)) / np.maximum(count, 1)
-            within = max(((rest - mean[whose]) ** 2).sum() / max(1, len(said) - heard.sum()), 1e-12)
+            within = max(((rest - mean[whose]) ** 2).sum() / repeated, 1e-12)
             between = max(0.0, (mean[heard] ** 2).mean() - (within / count[heard]).mean())
             level = mean * count * between / (count * between + within)
-        fitted = features[:, :-1] @ weights[:-1]
-        wrong = float((said - (weights[-1] + level[whose] + fitted[known])).std())
+            weights, base = _slopes(mine, said - level[whose])
+        fitted = weights @ hints
+        wrong = max(float((said - (base + level[whose] + fitted[known])).std()), 1e-6)
+        fitted = fitted + 1e-6 * wrong * hints.mean(axis=0)  # where none is worth anything, their order stands
         share = (count / np.maximum(np.diff(offsets), 1))[owner]
-        return cls(weights[-1] + level[owner], fitted, max(wrong, 1e-6), share)
+        return cls(base + level[owner], fitted, wrong, share)
 
     @property
     def matched(self) -> np.ndarray:
@@ -74,3 +78,13 @@ class Expectation(NamedTuple):
         trust = 1 - (1 - self.share) / 2
         drawn = trust * np.where(known, stands, 0.0) + (1 - trust) * self.matched
         return np.where(known, drawn, self.level + self.fitted + self.wrong)
+
+
+def _slopes(hints: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, float]:
+    """Slopes of hints (n, H), at least 0, by ridge regression, and the intercept."""
+    from scipy.optimize import nnls
+
+    centre, mean = hints.mean(axis=0), float(said.mean())
+    ridge = np.sqrt(1e-3 * len(said)) * np.eye(hints.shape[1])
+    found, _ = nnls(np.vstack([hints - centre, ridge]), np.concatenate([said - mean, np.zeros(len(ridge))]))
+    return found, mean - float(centre @ found)

@@ -316,3 +316,16 @@ def test_a_query_whose_documents_are_all_liked_less_has_a_level_of_its_own():
     judged = np.where(generator.random(200) < 0.5, hints[0] + levels, np.nan)
     expected, _ = Known(np.ones(200, dtype=int), np.arange(5) * 50, judged, hints).expected
     np.testing.assert_allclose(expected, hints[0] + levels, atol=0.2)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_what_was_judged_at_the_top_does_not_turn_the_rest_upside_down(first):
+    generator = np.random.default_rng(0)
+    ranks = np.tile(np.arange(1, 21), 100)
+    bm25 = np.sort(generator.gumbel(size=(100, 20)), axis=1)[:, ::-1].ravel()
+    teacher = bm25 + generator.normal(size=2000) + np.repeat(generator.normal(size=100), 20)
+    judged = np.where(ranks <= first, teacher, np.nan)
+    known = Known(ranks, np.arange(101) * 20, judged, np.stack([-np.log(ranks), bm25]))
+    rest = known.merged.reshape(100, 20)[:, first:]
+    assert (np.diff(rest, axis=1) <= 0).all()
+    assert known.expected[1].max() > 0.1  # one judgement a query is no proof of a perfect fit
