@@ -1,10 +1,12 @@
 """Claim: judgements that a rule chooses are worth more than as many drawn by chance.
 
-A teacher of all candidates, here a bi-encoder, judges a share of what BM25 finds; the rest stands as the rule expects
-it from BM25's order. nDCG@10 of that order, by rule and budget; the last column is the teacher's own. Judgements are
-computed once and kept, so that every rule pays with the same money.
+A teacher of all candidates judges a share of what BM25 finds; the rest stands as it is expected from BM25's order.
+nDCG@10 of that order, by rule and budget, the mean over seeds, and the standard deviation of what chance chooses; the
+first column is BM25's own, the last the teacher's. Judgements are computed once and kept, so that every rule pays with
+the same money.
 
-    python benchmarks/score_budget.py DATA [TEACHER] [DEPTH]      # DATA: a BEIR folder such as scifact
+    python benchmarks/score_budget.py DATA [TEACHER] [DEPTH] [SEEDS]    # DATA: a BEIR folder such as scifact
+    python benchmarks/score_budget.py DATA '{kind: dense, model: FOLDER, precision: bf16}'
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import numpy as np
 from retrodistill.collections import open_collection
 from retrodistill.console import markdown_table
 from retrodistill.mining import mine
-from retrodistill.registry import Part, build
+from retrodistill.recipe import part
+from retrodistill.registry import build
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
 from retrodistill.teachers import judging
 from retrodistill.teachers.teacher import Teacher
 
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 RULES = ("random", "coverage", "uncertainty", "disagreement")
 
 
@@ -54,10 +57,10 @@ class Answers:
         return np.array([self.known[pair] for pair in zip(query_ids, doc_ids, strict=True)], dtype=np.float32)
 
 
-def main(data: str, name: str, depth: int) -> None:
+def main(data: str, name: str, depth: int, seeds: int) -> None:
     collection = open_collection(data)
     candidates, _ = mine(collection, "test", [build("retriever", "bm25")], depth=depth, positives=False)
-    teacher: Part = build("teacher", name)
+    teacher = part("teacher", name)
     with tempfile.TemporaryDirectory() as folder:
         store = ScoreStore(Path(folder) / "whole")
         judging.judge(candidates, collection, [teacher], store)
@@ -68,10 +71,14 @@ def main(data: str, name: str, depth: int) -> None:
         for rule in RULES:
             row = [rule]
             for share in SHARES:
-                budget = max(1, round(share * len(candidates)))
-                mine_ = ScoreStore(Path(folder) / f"{rule}-{share}")
-                *_, last = spend(build("spending", rule), budget, Kept(), candidates, collection, mine_)
-                row.append(f"{last.ndcg:.4f}")
+                found = []
+                for seed in range(seeds):
+                    purse = ScoreStore(Path(folder) / f"{rule}-{share}-{seed}")
+                    budget = round(share * len(candidates))
+                    *_, last = spend(build("spending", rule), budget, Kept(), candidates, collection, purse, seed=seed)
+                    found.append(last.ndcg or 0.0)
+                spread = f" ± {np.std(found):.4f}" if rule == "random" and seeds > 1 and 0 < share < 1 else ""
+                row.append(f"{np.mean(found):.4f}{spread}")
             rows.append(row)
             print(" ".join(row), flush=True)
     print(f"\n{collection.name}, {len(candidates):,} candidates of BM25, depth {depth}; teacher {teacher.label}\n")
@@ -79,5 +86,5 @@ def main(data: str, name: str, depth: int) -> None:
 
 
 if __name__ == "__main__":
-    asked = [*sys.argv[1:], *("dense:sentence-transformers/all-MiniLM-L6-v2", "50")[len(sys.argv) - 2 :]]
-    main(asked[0], asked[1], int(asked[2]))
+    asked = [*sys.argv[1:], *("dense:sentence-transformers/all-MiniLM-L6-v2", "50", "4")[len(sys.argv) - 2 :]]
+    main(asked[0], asked[1], int(asked[2]), int(asked[3]))

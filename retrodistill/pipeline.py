@@ -209,7 +209,7 @@ class Walk:
         for stage, name, key in self._after():
             title = f"{name} after" if stage is stages[-1] else f"{name} of {stage.name}"
             yield key, self._student(stage, name, title)
-        if options.teacher and stages[-1].score.teachers:
+        if options.teacher and stages[-1].score.teachers and self._affords(stages[-1]):
             yield "teacher", self._teacher(stages[-1])
         for baseline in options.baselines:
             yield _safe(baseline.label), (self._identity(baseline), partial(self._evaluate, baseline.label, baseline))
@@ -310,6 +310,14 @@ class Walk:
             documents=len(self.collection.corpus),
             details=details,
         )
+
+    def _affords(self, stage: Stage) -> bool:
+        score, mining, test = stage.score, stage.mine, self.recipe.data.test
+        limit = self.recipe.evaluate.allowed(score)
+        why = steps.beyond(limit, score, self.collection, test, mining.sources, mining.depth, self.store)
+        if why:
+            say("evaluate", f"the teacher is left out: {why}")
+        return not why
 
     def _teacher(self, stage: Stage) -> tuple[Any, Maker]:
         """The last round's teachers over what its sources find for the test queries."""

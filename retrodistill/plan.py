@@ -22,7 +22,7 @@ from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
 from retrodistill.scores.store import fingerprint
 from retrodistill.sections import Stage
-from retrodistill.teachers import judging
+from retrodistill.teachers import judging, ordering
 from retrodistill.teachers.asking import Asker
 from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.ordering import Ordering
@@ -31,8 +31,6 @@ from retrodistill.teachers.teacher import Teacher, Window, form_of
 # What a judgement takes in the store: 20 bytes of keys and score and some of Parquet's own, as measured by
 # benchmarks/score_store.py; a window's order takes more, by the documents in it.
 _BYTES = 24
-
-_UNITS = {"pointwise": "pairs", "pairwise": "comparisons", "listwise": "windows"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def plan(recipe: Recipe, *, probe: int = 32) -> Plan:
 
 def _stage(walk: Walk, stage: Stage, probe: int, known: dict[str, dict[str, Any]]) -> Iterator[Line]:
     name = f"{stage.name}, " if stage.name else ""
-    budget = stage.score.budget
+    budget, allowed = stage.score.budget, walk.recipe.evaluate.allowed(stage.score)
     places = [(f"{name}training", walk.recipe.data.train, True)]
     if walk.recipe.evaluate.teacher and stage is walk.stages[-1]:
         places.append((f"{name}evaluation", walk.recipe.data.test, False))
@@ -129,11 +127,14 @@ def _stage(walk: Walk, stage: Stage, probe: int, known: dict[str, dict[str, Any]
         candidates = _mined(walk, stage) if training else None
         looked_at = stage.score.looked_at if training else ()
         for teacher in (*stage.score.teachers, *looked_at):
-            limit = budget if training and teacher not in (*stage.score.hints, *looked_at) else None
+            unbound = teacher in (*stage.score.hints, *looked_at)
+            limit = None if unbound else budget if training else allowed
             if candidates is None:
                 line = _bound(walk, stage, teacher, where, split, limit)
             else:
                 line = _counted(walk, teacher, where, candidates, limit)
+            if limit is not None and not training:
+                line = replace(line, where=f"{where}, left out if more than {limit:,}")
             name_of = teacher.model_dump_json()
             if name_of not in known:
                 known[name_of] = _measured(walk, stage, teacher, candidates, probe)
@@ -154,7 +155,9 @@ def _bound(walk: Walk, stage: Stage, teacher: Part, where: str, split: str, limi
         for grades in queries.values()
     ]
     asked = sum(_judgements(teacher, count) for count in each)
-    return Line(where, teacher.label, _UNITS[form_of(teacher)], asked if limit is None else min(asked, limit), 0, True)
+    return Line(
+        where, teacher.label, judging.UNITS[form_of(teacher)], asked if limit is None else min(asked, limit), 0, True
+    )
 
 
 def _judgements(teacher: Part, documents: int) -> int:
@@ -170,8 +173,10 @@ def _counted(walk: Walk, teacher: Part, where: str, candidates: Candidates, limi
         console.say(f"{teacher.label}: {error}")
         asked, stored = sum(_judgements(teacher, int(n)) for n in np.diff(candidates.offsets)), 0
     if limit is not None:
+        if isinstance(teacher, Ordering):  # a budget buys passes over the beginnings of lists too
+            stored = ordering.paid(teacher, candidates, walk.collection, walk.store)
         asked, stored = min(asked, limit), min(stored, limit)
-    return Line(where, teacher.label, _UNITS[form_of(teacher)], asked, stored)
+    return Line(where, teacher.label, judging.UNITS[form_of(teacher)], asked, stored)
 
 
 def _measured(walk: Walk, stage: Stage, teacher: Part, candidates: Candidates | None, probe: int) -> dict[str, Any]:

@@ -84,7 +84,11 @@ class Score(Section):
 
     teachers: tuple[of("teacher"), ...] = ()  # type: ignore[valid-type]
     combine: of("combination") | None = None  # type: ignore[valid-type]
-    budget: int | None = Field(None, ge=1, description="judgements of train candidates by each teacher that is no hint")
+    budget: int | None = Field(
+        None,
+        ge=1,
+        description="judgements of train candidates by each teacher that is no hint: pairs, comparisons or windows",
+    )
     spend: of("spending") = Field("uncertainty", description="which ones")  # type: ignore[valid-type]
     hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
 
@@ -120,6 +124,12 @@ class Evaluate(Section):
     baselines: tuple[of("retriever"), ...] = Field(("bm25",))  # type: ignore[valid-type]
     before: bool = True
     teacher: bool = True
+    teacher_budget: int | None = Field(
+        None,
+        ge=0,
+        description="the teachers' own numbers are left out where one that is no hint would be asked for more "
+        "judgements of test candidates; none where score.budget is set, else any number",
+    )
     precision: Precision = Field("fp32", description="that students encode in; bf16 is faster where there is any")
 
     @field_validator("metrics")
@@ -129,6 +139,10 @@ class Evaluate(Section):
             return tuple(parse_metric(name).name for name in names)
         except InputError as error:
             raise ValueError(str(error)) from error
+
+    def allowed(self, score: Score) -> int | None:
+        """Judgements of test candidates that a teacher may be asked for; None: any number."""
+        return 0 if self.teacher_budget is None and score.budget is not None else self.teacher_budget
 
 
 def _listed(value: Any) -> Any:

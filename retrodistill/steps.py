@@ -25,6 +25,7 @@ from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
 from retrodistill.teachers import comparing, judging
+from retrodistill.teachers.teacher import form_of
 
 if TYPE_CHECKING:
     from retrodistill.retrieval.retriever import Retriever
@@ -128,7 +129,8 @@ def score(
         tell(str(judged))
     for teacher in section.teachers:
         if section.budget is not None and teacher not in section.hints:
-            tell(f"{teacher.label}: {section.budget:,} judgements by {section.spend.label}")
+            unit = judging.UNITS[form_of(teacher)]
+            tell(f"{teacher.label}: {section.budget:,} {unit} by {section.spend.label}")
             hints, rule = section.hints, section.spend
             for spent in spend(rule, section.budget, teacher, candidates, collection, store, hints=hints, seed=seed):
                 tell(f"  {spent}")
@@ -238,6 +240,29 @@ def evaluate_teacher(
             **_speed_of(teachers, collection),
         },
     )
+
+
+def beyond(
+    limit: int | None,
+    section: Score,
+    collection: Collection,
+    split: str,
+    sources: Sequence[Part],
+    depth: int,
+    store: ScoreStore,
+) -> str | None:
+    """Why an evaluation of teachers is not paid for; None where each that is no hint stays within the limit."""
+    teachers = [teacher for teacher in section.teachers if teacher not in section.hints]
+    if limit is None or not teachers:
+        return None
+    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    for teacher in teachers:
+        if (needed := judging.missing(teacher, candidates, collection, store)) > limit:
+            return (
+                f"{teacher.label} would be asked for {needed:,} judgements of test candidates, and "
+                f"evaluate.teacher_budget allows {limit:,}"
+            )
+    return None
 
 
 def run_of(candidates: Candidates, scores: np.ndarray) -> Run:

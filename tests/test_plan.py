@@ -7,6 +7,7 @@ import pytest
 import yaml
 from toy_models import Longer, Spelling
 
+from retrodistill import steps
 from retrodistill.cli import main
 from retrodistill.pipeline import Walk
 from retrodistill.plan import plan
@@ -100,6 +101,28 @@ def test_a_budget_bounds_what_is_asked(recipe):
     _, candidates = mined(asked)
     cheap, dear = plan(asked, probe=0).lines
     assert (cheap.asked, dear.asked) == (len(candidates), 17)
+
+
+def test_a_budget_bounds_the_evaluation_of_the_teacher_too(recipe, tmp_path):
+    recipe(["bm25", YES_NO], budget=17, hints=["bm25"])
+    tree = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    path = tmp_path / "evaluated.yaml"
+    for options, allowed in (({}, 0), ({"teacher_budget": 3}, 3)):
+        path.write_text(yaml.safe_dump({**tree, "evaluate": {"teacher": True, **options}}))
+        *_, cheap, dear = plan(load(path), probe=0).lines
+        assert cheap.asked > 17 and (dear.asked, dear.bound) == (allowed, True)
+        assert f"evaluation, left out if more than {allowed}" in dear.where and "left out" not in cheap.where
+
+
+@pytest.mark.parametrize(
+    "teacher", [{"kind": "toy_models:ByLength"}, {"kind": "toy_models:Alphabet", "window": 3, "stride": 2}]
+)
+def test_what_a_budget_bought_counts_as_stored(recipe, teacher):
+    asked = recipe([teacher], budget=12)
+    walk, candidates = mined(asked)
+    steps.score(asked.score, candidates, walk.collection, walk.store, 0, lambda line: None)
+    (line,) = plan(asked, probe=0).lines
+    assert (line.asked, line.missing) == (12, 0)
 
 
 def test_tokens_are_those_of_the_prompts_and_make_the_cost(recipe, monkeypatch):

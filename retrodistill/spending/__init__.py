@@ -1,6 +1,6 @@
 """Spending: which of many judgements are worth their price."""
 
-from retrodistill.spending.rule import Known, Rule
+from retrodistill.spending.rule import Known, Rule, Units
 from retrodistill.spending.slices import Spent, spend
 
-__all__ = ["Known", "Rule", "Spent", "spend"]
+__all__ = ["Known", "Rule", "Spent", "Units", "spend"]

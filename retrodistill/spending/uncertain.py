@@ -17,6 +17,10 @@ class Uncertainty(Rule):
     it said so far; its error, taken to be normal, makes of the distance from the `top`-th expected score a probability
     p of belonging, and p (1 - p) is what a judgement is worth: uncertainty sampling (Lewis and Gale 1994, "A Sequential
     Algorithm for Training Text Classifiers") of the one question that nDCG at `top` asks.
+
+    Of two documents the question is which comes first: expected strengths and their standard errors, those of
+    Bradley-Terry where they were compared, make of it a probability q, and q (1 - q) times the greater chance of the
+    two to belong is what a comparison is worth. A window is worth the sum over its documents, a judgement.
     """
 
     kind: Literal["uncertainty"] = "uncertainty"
@@ -27,12 +31,18 @@ class Uncertainty(Rule):
         from scipy.stats import norm
 
         expected, wrong = known.expected
-        worth = np.empty(len(expected))
+        wrong = np.maximum(wrong, 1e-9)
+        belongs = np.empty(len(expected))
         for rows in known.queries():
             mine = np.sort(expected[rows])[::-1]
             edge = mine[: self.top + 1][-2:].mean()  # between the last that belongs and the first that does not
-            belongs = norm.cdf((expected[rows] - edge) / wrong)
-            worth[rows] = belongs * (1 - belongs)
+            belongs[rows] = norm.cdf((expected[rows] - edge) / wrong[rows])
+        if (pairs := known.units.pairs) is None:
+            worth = known.units.total(belongs * (1 - belongs))
+        else:
+            first, second = pairs.T
+            wins = norm.cdf((expected[first] - expected[second]) / np.hypot(wrong[first], wrong[second]))
+            worth = wins * (1 - wins) * np.maximum(belongs[first], belongs[second])
         return worth + 1e-9 * generator.random(len(worth))
 
 
@@ -41,13 +51,14 @@ class Disagreement(Rule):
 
     Worth is the spread of a candidate's places, as shares of 1 / log2(1 + place), over the sources' order, each of
     `hints` and what the teacher is expected to say: what stands high with one and low with another counts, what all
-    place low does not. A student as a hint makes it the disagreement of student and teacher.
+    place low does not. A student as a hint makes it the disagreement of student and teacher. Of two documents it is the
+    spread of how far one stands before the other; a window is worth the sum over its documents, a judgement.
     """
 
     kind: Literal["disagreement"] = "disagreement"
 
     def worth(self, known: Known, generator: np.random.Generator) -> np.ndarray:
-        """The standard deviation of discounts over judges."""
+        """The standard deviation over judges of discounts, or of the difference of two."""
         expected, _ = known.expected
         judges = np.vstack([known.hints, expected])
         discounts = np.empty_like(judges)
@@ -55,7 +66,11 @@ class Disagreement(Rule):
             order = np.argsort(-np.where(np.isnan(judges[:, rows]), -np.inf, judges[:, rows]), axis=1, kind="stable")
             places = np.argsort(order, axis=1, kind="stable") + 1
             discounts[:, rows] = 1 / np.log2(1 + places)
-        return discounts.std(axis=0) + 1e-9 * generator.random(len(expected))
+        if (pairs := known.units.pairs) is None:
+            worth = known.units.total(np.where(np.isnan(known.judged), discounts.std(axis=0), 0.0))
+        else:
+            worth = (discounts[:, pairs[:, 0]] - discounts[:, pairs[:, 1]]).std(axis=0)
+        return worth + 1e-9 * generator.random(len(worth))
 
 
 SPENDING = {"uncertainty": Uncertainty, "disagreement": Disagreement}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -105,9 +105,14 @@ def _merge_sort(places: Sequence[int]) -> Asking:
 
 
 def fill(
-    teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore, failures: Failures
+    teacher: Comparing,
+    candidates: Candidates,
+    collection: Collection,
+    store: ScoreStore,
+    failures: Failures,
+    pairs: Mapping[str, Pairs] | None = None,
 ) -> tuple[dict[str, Any], int, int]:
-    """Ask what the store lacks, in both orders.
+    """Ask what the store lacks, in both orders; of each query these `pairs` of places where they are given.
 
     Returns:
         The teacher's identity, how many comparisons are asked for, and how many of them were stored.
@@ -136,7 +141,7 @@ def fill(
         return known
 
     with console.progress(None, f"score {teacher.label}", "comparisons") as bar:
-        for _ in _walk(teacher, candidates, answer):
+        for _ in _walk(teacher, candidates, answer, pairs):
             pass
     return dict(judge.identity), counts["asked"], counts["asked"] - counts["missing"]
 
@@ -183,7 +188,10 @@ def preferences(
 
 
 def _walk(
-    teacher: Comparing, candidates: Candidates, answer: Callable[[Sequence[Comparison]], np.ndarray]
+    teacher: Comparing,
+    candidates: Candidates,
+    answer: Callable[[Sequence[Comparison]], np.ndarray],
+    pairs: Mapping[str, Pairs] | None = None,
 ) -> Iterator[tuple[int, dict[tuple[int, int], float]]]:
     """Asks about all lists, those of many queries in step, so that their comparisons are judged together.
 
@@ -191,6 +199,7 @@ def _walk(
         teacher: which pairs are asked.
         candidates: of all queries.
         answer: the logits of comparisons as they are shown, float32, NaN where there is none.
+        pairs: of each query, instead of the teacher's own choice.
 
     Yields:
         By query, how many candidates it has, and the probability that i is better than j of every pair asked.
@@ -201,19 +210,20 @@ def _walk(
         spans = [slice(offsets[first + n], offsets[first + n + 1]) for n in range(len(queries))]
         said: list[dict[tuple[int, int], float]] = [{} for _ in queries]
         going = {
-            n: teacher.asking(query, ranks[span]) for n, (query, span) in enumerate(zip(queries, spans, strict=True))
+            n: teacher.asking(query, ranks[span]) if pairs is None else _at_once(pairs[query])
+            for n, (query, span) in enumerate(zip(queries, spans, strict=True))
         }
-        asked = {n: pairs for n, asking in going.items() if (pairs := next(asking, None)) is not None}
+        asked = {n: places for n, asking in going.items() if (places := next(asking, None)) is not None}
         while asked:
             shown = [
                 (queries[n], docs[spans[n]][a], docs[spans[n]][b])
-                for n, pairs in asked.items()
-                for a, b in _both(pairs)
+                for n, places in asked.items()
+                for a, b in _both(places)
             ]
             found = _probabilities(answer(shown))
-            for n, pairs in list(asked.items()):
-                mine, found = found[: len(pairs)].tolist(), found[len(pairs) :]
-                said[n].update((pair, value) for pair, value in zip(pairs, mine, strict=True) if value == value)
+            for n, places in list(asked.items()):
+                mine, found = found[: len(places)].tolist(), found[len(places) :]
+                said[n].update((pair, value) for pair, value in zip(places, mine, strict=True) if value == value)
                 try:
                     asked[n] = going[n].send([value if value == value else 0.5 for value in mine])
                 except StopIteration:

@@ -16,7 +16,7 @@ from retrodistill.registry import Part
 from retrodistill.scores.keys import text_keys
 from retrodistill.scores.store import ScoreStore, TeacherScores, fingerprint
 from retrodistill.teachers import comparing, ordering
-from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.comparing import Comparing, Pairs
 from retrodistill.teachers.failures import FAILED, Failures, writing
 from retrodistill.teachers.ordering import Ordering
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
     from retrodistill.teachers.teacher import Judge
+
+
+UNITS = {"pointwise": "pairs", "pairwise": "comparisons", "listwise": "windows"}
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,27 @@ class Judged:
         return f"{said}; {len(self.failed):,} FAILED and are asked again next time: {named} ({where})"
 
 
-def judge(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> list[Judged]:
+def judge(
+    candidates: Candidates,
+    collection: Collection,
+    teachers: Sequence[Part],
+    store: ScoreStore,
+    *,
+    pairs: Mapping[str, Pairs] | None = None,
+) -> list[Judged]:
     """Score every candidate by every teacher into the store.
 
     Pairs go to a teacher in the candidates' order, in parts that reach the store whole. A run that was killed
     goes on with the very parts that were left, and so with the same batches and the same bits. What a teacher fails at
     (NaN of one that `may_fail`, or no order) is listed and asked again by the next call. Those that compare or order
-    documents are driven by `comparing` and `ordering`.
+    documents are driven by `comparing` and `ordering`; the former ask of each query these `pairs` of places alone,
+    where they are given.
 
     Raises:
         InputError: a candidate is not in the collection, or a teacher gives a score that is no finite number.
     """
     _check(candidates, collection)
-    return [_judge_by(teacher, candidates, collection, store) for teacher in teachers]
+    return [_judge_by(teacher, candidates, collection, store, pairs) for teacher in teachers]
 
 
 def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> np.ndarray:
@@ -113,6 +124,14 @@ def count(teacher: Part, candidates: Candidates, collection: Collection, store: 
     return len(rows), int((~np.isnan(found)).sum())
 
 
+def missing(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> int:
+    """How many judgements of candidates would be asked for, at most: what a sort needs is known when it is done."""
+    asked, stored = count(teacher, candidates, collection, store)
+    if isinstance(teacher, Comparing) and teacher.pairs == "sort" and stored < asked:
+        asked = sum(teacher.judgements(int(size)) for size in np.diff(candidates.offsets))
+    return asked - stored
+
+
 def identities(collection: Collection, teachers: Sequence[Part]) -> list[dict[str, Any]]:
     """What decides the scores of each teacher on a collection."""
     return [_open(teacher, collection).identity for teacher in teachers]
@@ -122,9 +141,15 @@ def _open(teacher: Part, collection: Collection) -> Judge:
     return cast("Judge", cast(Any, teacher).open(collection))
 
 
-def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> Judged:
+def _judge_by(
+    teacher: Part,
+    candidates: Candidates,
+    collection: Collection,
+    store: ScoreStore,
+    pairs: Mapping[str, Pairs] | None = None,
+) -> Judged:
     if isinstance(teacher, Comparing | Ordering):
-        return _judge_lists(teacher, candidates, collection, store)
+        return _judge_lists(teacher, candidates, collection, store, pairs)
     opened = _open(teacher, collection)
     queries, documents = _keys(candidates, opened)
     table = store.table(opened.identity)
@@ -152,7 +177,11 @@ def _say_nearly(teacher: Part, store: ScoreStore, identity: Mapping[str, Any]) -
 
 
 def _judge_lists(
-    teacher: Comparing | Ordering, candidates: Candidates, collection: Collection, store: ScoreStore
+    teacher: Comparing | Ordering,
+    candidates: Candidates,
+    collection: Collection,
+    store: ScoreStore,
+    pairs: Mapping[str, Pairs] | None,
 ) -> Judged:
     began = time.perf_counter()
     folder = store.root / fingerprint(_open(teacher, collection).identity)
@@ -160,7 +189,7 @@ def _judge_lists(
     failures = Failures()
     with accounts.kept_in(folder), writing(failures, folder):
         if isinstance(teacher, Comparing):
-            identity, asked, stored = comparing.fill(teacher, candidates, collection, store, failures)
+            identity, asked, stored = comparing.fill(teacher, candidates, collection, store, failures, pairs)
         else:
             identity, asked, stored = ordering.fill(teacher, candidates, collection, store, failures)
     return Judged(
@@ -170,7 +199,7 @@ def _judge_lists(
         stored=stored,
         seconds=time.perf_counter() - began,
         failed=failures.names,
-        unit="comparisons" if isinstance(teacher, Comparing) else "windows",
+        unit=UNITS[teacher.form],
     )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from retrodistill import console
+from retrodistill.candidates import Candidates
 from retrodistill.errors import InputError
 from retrodistill.scores.orders import Order
 from retrodistill.teachers.failures import Failures
 from retrodistill.teachers.teacher import Form, Teacher, Window
 
 if TYPE_CHECKING:
-    from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
     from retrodistill.scores.store import ScoreStore
     from retrodistill.teachers.teacher import ListwiseJudge
@@ -56,8 +57,17 @@ class Ordering(Teacher):
 
     def judgements(self, documents: int) -> int:
         """Windows of all runs."""
+        return self.runs * len(self.depths(documents))
+
+    def depths(self, documents: int) -> list[int]:
+        """How far down a list a pass may begin, the least first: the last is the whole list, the first one window.
+
+        A pass that begins at the nth takes n windows. A budget may buy any of them.
+        """
+        if documents < 2:
+            return []
         behind = max(0, documents - self.window)
-        return self.runs * (1 + -(-behind // self.stride)) if documents > 1 else 0
+        return [min(documents, self.window + n * self.stride) for n in range(1 + -(-behind // self.stride))]
 
     @abstractmethod
     def open(self, collection: Collection) -> ListwiseJudge:
@@ -157,7 +167,45 @@ def read(teacher: Ordering, candidates: Candidates, collection: Collection, stor
     `borda`: the mean over runs of the share of the others that a document stands above; `reciprocal_rank`: of 1 / rank;
     `expected_rank`: of the rank, negative, so that more is better. `scores`: what the teacher
     gave the document, for those that give scores beside their order, the mean over its windows.
+
+    A query whose whole list was not judged is read as deep as a budget went: the longest of `Ordering.depths` whose
+    pass is stored; what lies behind it has no score.
     """
+    scores = np.full(len(candidates), np.nan, dtype=np.float32)
+    for rows, part in _deepest_first(teacher, candidates, scores):
+        scores[rows] = _read(teacher, part, collection, store)
+    return scores
+
+
+def paid(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> int:
+    """How many different windows of passes to any of `Ordering.depths` are stored."""
+    judge = teacher.open(collection)
+    known, found = store.orders(judge.identity), set[Window]()
+
+    def answer(windows: Sequence[Window]) -> list[Order | None]:
+        orders = [known.find(*_texts(judge, window)) for window in windows]
+        found.update(window for window, order in zip(windows, orders, strict=True) if order is not None)
+        return orders
+
+    for _, part in _deepest_first(teacher, candidates, np.full(len(candidates), np.nan)):
+        _walk(teacher, part, answer)
+    return len(found)
+
+
+def _deepest_first(
+    teacher: Ordering, candidates: Candidates, scores: np.ndarray
+) -> Iterator[tuple[np.ndarray, Candidates]]:
+    """Rows of each query's list, then of ever shorter beginnings of it, while none of the query's has a score."""
+    spans = [slice(a, b) for a, b in pairwise(candidates.offsets.tolist())]
+    left = {n: [*teacher.depths(span.stop - span.start)[:-1], span.stop - span.start] for n, span in enumerate(spans)}
+    while left:
+        rows = [spans[n].start + beginning(candidates.ranks[spans[n]], depths.pop()) for n, depths in left.items()]
+        taken = np.sort(np.concatenate(rows))
+        yield taken, Candidates(candidates.table.take(taken))
+        left = {n: depths for n, depths in left.items() if depths and np.isnan(scores[spans[n]]).all()}
+
+
+def _read(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:
     judge = teacher.open(collection)
     known = store.orders(judge.identity)
     given: dict[tuple[str, str], list[float]] = {}
@@ -181,6 +229,11 @@ def read(teacher: Ordering, candidates: Candidates, collection: Collection, stor
     return scores.astype(np.float32)
 
 
+def beginning(ranks: np.ndarray, depth: int) -> np.ndarray:
+    """The first `depth` places of a query's candidates by rank; labelled ones that no source found stand last."""
+    return np.argsort(np.where(ranks > 0, ranks, 2**30), kind="stable")[:depth]
+
+
 _READINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "borda": lambda ranks, count: (count - ranks) / max(1, count - 1),
     "reciprocal_rank": lambda ranks, count: 1 / ranks,
@@ -199,10 +252,7 @@ def _walk(
         passes: list[tuple[int, int, Pass]] = []
         done: list[list[list[int] | None]] = []
         for number, (query, (start, stop)) in enumerate(group):
-            # by rank; labelled rows that no source found stand last
-            by_rank = np.argsort(
-                np.where(candidates.ranks[start:stop] > 0, candidates.ranks[start:stop], 2**30), kind="stable"
-            )
+            by_rank = beginning(candidates.ranks[start:stop], stop - start)
             begins = [[int(by_rank[place]) for place in order] for order in teacher.starts(query, stop - start)]
             passes += [(number, run, teacher.slide(query, docs[start:stop], begin)) for run, begin in enumerate(begins)]
             done.append([None] * len(begins))
