@@ -109,6 +109,15 @@ class Texts:
         """The ids, in the order of the file."""
         return self._ids.to_pylist()
 
+    @property
+    def id_column(self) -> pa.ChunkedArray:
+        """The ids in Arrow, which may lie on disk."""
+        return self._ids
+
+    def ids_of(self, rows: Sequence[int] | np.ndarray | slice) -> list[str]:
+        """The ids of some rows, without a Python string for every other."""
+        return self._pick(self._ids, rows)
+
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {key: row for row, key in enumerate(self.ids)}

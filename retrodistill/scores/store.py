@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _IDENTITY, _PARTS = "teacher.json", "*.parquet"
 
 # Rows written and read at once: small enough that their memory is used again, not asked for anew.
 _BATCH = 1 << 17
+
+# Rows of a store that a join holds at once: about 0.6 GB while they are sorted.
+JOINED_AT_ONCE = 1 << 22
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -173,6 +176,44 @@ class TeacherScores:
         _check_keys(queries, documents)
         self._catch_up()
         return self._index.find(queries, documents)
+
+    def join(self, count: int, keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Find the scores of more pairs than should be held as keys, among more rows than should be held in an index.
+
+        As many parts as make `JOINED_AT_ONCE` rows are indexed, looked up in and forgotten before the next.
+
+        Args:
+            count: how many pairs.
+            keys: gives the keys of the queries and of the documents of some of them, by their numbers, int64 (n,).
+
+        Returns:
+            As `lookup` does; float32, shape (count,).
+        """
+        found = np.full(count, np.nan, dtype=np.float32)
+        self._vanished = False
+        for names in self._portions():
+            index = PairIndex()
+            index.add(self._loaded(names))
+            for start in range(0, count, _BATCH):
+                rows = np.flatnonzero(np.isnan(found[start : start + _BATCH])) + start
+                if len(rows):
+                    # the first written counts: what an earlier part had is not asked for again
+                    found[rows] = index.find(*keys(rows))
+        return self.join(count, keys) if self._vanished else found
+
+    def _portions(self) -> Iterator[list[str]]:
+        """Names of the parts in the order of writing, some at a time; a part larger than that comes alone."""
+        names: list[str] = []
+        held = 0
+        for name in sorted(set(self._names()) - self._damaged):
+            rows = _rows(self.folder / name)
+            if names and held + rows > JOINED_AT_ONCE:
+                yield names
+                names, held = [], 0
+            names.append(name)
+            held += rows
+        if names:
+            yield names
 
     def append(self, queries: np.ndarray, documents: np.ndarray, scores: np.ndarray) -> None:
         """Write scores as one part, whole and synced when this returns; other writers need not be kept out.
