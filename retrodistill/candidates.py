@@ -176,15 +176,21 @@ class Candidates:
         hashed = hashlib.sha256(str(len(self)).encode())
         for name in ("query_id", "doc_id", "source"):
             column = self.table.column(name)
-            hashed.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
             for chunk in column.chunks:
-                for start in range(0, len(chunk), _ROWS_AT_ONCE):
-                    hashed.update("".join(chunk.slice(start, _ROWS_AT_ONCE).to_pylist()).encode())
+                hashed.update(pc.binary_length(chunk).to_numpy().astype("<i8"))
+            for chunk in column.chunks:
+                hashed.update(_characters(chunk))
         label = self.table.column("label")
-        # All NaNs are one.
-        scores = np.where(np.isnan(self.scores), np.float32(np.nan), self.scores)
-        hashed.update(self.ranks.astype("<i4").tobytes() + scores.astype("<f4").tobytes())
-        hashed.update(label.is_null().to_numpy().tobytes() + label.fill_null(0).to_numpy().astype("<i4").tobytes())
+        for chunk in self.table.column("rank").chunks:
+            hashed.update(chunk.to_numpy().astype("<i4"))
+        for chunk in self.table.column("score").chunks:
+            scores = chunk.to_numpy()
+            # All NaNs are one.
+            hashed.update(np.where(np.isnan(scores), np.float32(np.nan), scores).astype("<f4").tobytes())
+        for chunk in label.chunks:
+            hashed.update(chunk.is_null().to_numpy(zero_copy_only=False))
+        for chunk in label.chunks:
+            hashed.update(chunk.fill_null(0).to_numpy().astype("<i4"))
         return hashed.hexdigest()
 
     def select(self, queries: Collection[str]) -> Candidates:
@@ -202,6 +208,15 @@ class Candidates:
             if score == score:  # not NaN
                 run[query][document] = score
         return run
+
+
+def _characters(chunk: pa.StringArray) -> memoryview:
+    """The UTF-8 of all strings of an array, one after another, as they lie in memory or on disk."""
+    _, offsets, data = chunk.buffers()
+    if not len(chunk) or data is None:
+        return memoryview(b"")
+    first, last = np.frombuffer(offsets, dtype=np.int32)[[chunk.offset, chunk.offset + len(chunk)]].tolist()
+    return memoryview(data)[first:last]
 
 
 def _starts(table: pa.Table) -> np.ndarray:

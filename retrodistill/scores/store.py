@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,29 +177,40 @@ class TeacherScores:
         self._catch_up()
         return self._index.find(queries, documents)
 
-    def join(self, count: int, keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def join(
+        self, queries: np.ndarray, of_query: np.ndarray, documents: np.ndarray, of_document: np.ndarray
+    ) -> np.ndarray:
         """Find the scores of more pairs than should be held as keys, among more rows than should be held in an index.
 
-        As many parts as make `JOINED_AT_ONCE` rows are indexed, looked up in and forgotten before the next.
+        As many parts as make `JOINED_AT_ONCE` rows are indexed, looked up in and forgotten before the next; pairs of
+        queries that those parts do not name are not looked up.
 
         Args:
-            count: how many pairs.
-            keys: gives the keys of the queries and of the documents of some of them, by their numbers, int64 (n,).
+            queries: uint64 keys, shape (q, 2).
+            of_query: int32 (n,), each pair's row in `queries`.
+            documents: uint64 keys, shape (d, 2).
+            of_document: int32 (n,), each pair's row in `documents`.
 
         Returns:
-            As `lookup` does; float32, shape (count,).
+            As `lookup` does; float32, shape (n,).
         """
-        found = np.full(count, np.nan, dtype=np.float32)
+        _check_keys(queries, queries)
+        _check_keys(documents, documents)
+        found = np.full(len(of_query), np.nan, dtype=np.float32)
         self._vanished = False
         for names in self._portions():
-            index = PairIndex()
-            index.add(self._loaded(names))
-            for start in range(0, count, _BATCH):
-                rows = np.flatnonzero(np.isnan(found[start : start + _BATCH])) + start
+            index, loaded = PairIndex(), list(self._loaded(names))
+            named = [np.unique(keys[:, 0]) for _, keys, _ in loaded]
+            there = np.isin(queries[:, 0], np.concatenate([np.empty(0, np.uint64), *named]))
+            index.add(loaded)
+            del loaded
+            for start in range(0, len(found), _BATCH):
+                block = slice(start, start + _BATCH)
+                # the first written counts: what an earlier part had is not asked for again
+                rows = np.flatnonzero(np.isnan(found[block]) & there[of_query[block]]) + start
                 if len(rows):
-                    # the first written counts: what an earlier part had is not asked for again
-                    found[rows] = index.find(*keys(rows))
-        return self.join(count, keys) if self._vanished else found
+                    found[rows] = index.find(queries[of_query[rows]], documents[of_document[rows]])
+        return self.join(queries, of_query, documents, of_document) if self._vanished else found
 
     def _portions(self) -> Iterator[list[str]]:
         """Names of the parts in the order of writing, some at a time; a part larger than that comes alone."""

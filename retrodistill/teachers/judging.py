@@ -96,8 +96,7 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
             rows.append(ordering.read(teacher, candidates, collection, store))
         else:
             opened = _open(teacher, collection)
-            keys = _Keys(candidates, collection, opened)
-            rows.append(store.table(opened.identity).join(len(candidates), keys))
+            rows.append(_Keys(candidates, collection, opened).stored(store.table(opened.identity), slice(None)))
             if len(candidates) and np.isnan(rows[-1]).all():
                 _say_nearly(teacher, store, opened.identity)
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
@@ -113,7 +112,7 @@ def count(teacher: Part, candidates: Candidates, collection: Collection, store: 
     opened = _open(teacher, collection)
     keys = _Keys(candidates, collection, opened)
     rows = keys.first_of_each(np.arange(len(candidates)))
-    found = store.table(opened.identity).join(len(rows), lambda asked: keys(rows[asked]))
+    found = keys.stored(store.table(opened.identity), rows)
     return len(rows), int((~np.isnan(found)).sum())
 
 
@@ -132,7 +131,7 @@ def _judge_by(teacher: Part, candidates: Candidates, collection: Collection, sto
     opened = _open(teacher, collection)
     keys = _Keys(candidates, collection, opened)
     table = store.table(opened.identity)
-    missing = keys.first_of_each(np.flatnonzero(np.isnan(table.join(len(candidates), keys))))
+    missing = keys.first_of_each(np.flatnonzero(np.isnan(keys.stored(table, slice(None)))))
     began = time.perf_counter()
     failures = Failures()
     if len(missing):
@@ -200,7 +199,7 @@ def _fill(
                     f"{doc_ids[bad[0]]!r}; a judgement must be a finite number. What was judged before is in the store"
                 )
             known = ~np.isnan(scores)
-            table.append(*keys(rows[known]), scores[known])
+            table.append(*keys.of(rows[known]), scores[known])
             asked = [(query, (doc,)) for query, doc in zip(query_ids, doc_ids, strict=True)]
             failures.note(asked, np.flatnonzero(~known).tolist(), opened)
             bar.update(len(rows))
@@ -214,27 +213,32 @@ class _Keys:
         self._rows = candidates.query_rows(collection.queries.id_column)
         self._queries = _keys_of(collection.queries.ids_of, self._rows, opened.query_text)
         self._of_query = np.repeat(np.arange(len(self._rows), dtype=np.int32), np.diff(candidates.offsets))
-        self._of_document = candidates.doc_rows(collection.corpus.id_column)
+        found = candidates.doc_rows(collection.corpus.id_column)
         there = np.zeros(len(collection.corpus), dtype=bool)
-        there[self._of_document] = True
-        self._documents = _keys_of(collection.corpus.ids_of, np.flatnonzero(there), opened.document_text)
-        self._place = np.cumsum(there, dtype=np.int32) - 1
+        there[found] = True
+        self._doc_rows = np.flatnonzero(there)
+        self._documents = _keys_of(collection.corpus.ids_of, self._doc_rows, opened.document_text)
+        self._of_document = (np.cumsum(there, dtype=np.int32) - np.int32(1))[found]
 
-    def __call__(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Keys of the queries and of the documents of some candidates, uint64 (rows, 2) each."""
-        return self._queries[self._of_query[rows]], self._documents[self._place[self._of_document[rows]]]
+        return self._queries[self._of_query[rows]], self._documents[self._of_document[rows]]
+
+    def stored(self, table: TeacherScores, rows: slice | np.ndarray) -> np.ndarray:
+        """The stored scores of some candidates, float32 (rows,); NaN where there is none."""
+        return table.join(self._queries, self._of_query[rows], self._documents, self._of_document[rows])
 
     def ids(self, rows: np.ndarray) -> tuple[list[str], list[str]]:
         """The query's and the document's id of each of some candidates."""
         queries, corpus = self._collection.queries, self._collection.corpus
-        return queries.ids_of(self._rows[self._of_query[rows]]), corpus.ids_of(self._of_document[rows])
+        return queries.ids_of(self._rows[self._of_query[rows]]), corpus.ids_of(self._doc_rows[self._of_document[rows]])
 
     def first_of_each(self, rows: np.ndarray) -> np.ndarray:
         """Rows without those whose texts another row already has, in their order."""
         _, queries = np.unique(self._queries, axis=0, return_inverse=True)
         _, documents = np.unique(self._documents, axis=0, return_inverse=True)
         pairs = queries.ravel()[self._of_query[rows]] * np.int64(len(self._documents))
-        pairs += documents.ravel()[self._place[self._of_document[rows]]]
+        pairs += documents.ravel()[self._of_document[rows]]
         _, first = np.unique(pairs, return_index=True)
         return rows[np.sort(first)]
 
