@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill import models
-from retrodistill.candidates import Candidates
+from retrodistill.candidates import IN_MEMORY, Candidates
 from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.evaluation import protocol
@@ -19,10 +19,13 @@ from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
+from retrodistill.scores.kept import kept
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
 from retrodistill.teachers import comparing, judging
+from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.ordering import Ordering
 
 if TYPE_CHECKING:
     from retrodistill.retrieval.retriever import Retriever
@@ -139,19 +142,37 @@ def teacher_scores(
     store: ScoreStore,
     combine: Part | None = None,
 ) -> np.ndarray | None:
-    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers."""
+    """The stored scores of several teachers as one, float32 (candidates,), NaN where missing; None without teachers.
+
+    Those of more than `IN_MEMORY` candidates by teachers that score pairs are kept in the cache folder, and mapped.
+    """
     if not teachers:
         return None
-    scores = judging.read(candidates, collection, teachers, store)
     combination = cast(Any, combine or default_combination(len(teachers)))
-    return combination(scores, candidates.offsets)
+
+    def joined() -> np.ndarray:
+        return combination(judging.read(candidates, collection, teachers, store), candidates.offsets)
+
+    if len(candidates) <= IN_MEMORY or any(isinstance(teacher, Comparing | Ordering) for teacher in teachers):
+        return joined()
+    found = judging.identities(collection, teachers)
+
+    def described() -> dict[str, Any]:
+        return {
+            "candidates": candidates.digest,
+            "texts": collection.digest,
+            "scores": [[identity, store.part_names(identity)] for identity in found],
+            "combine": [type(combination).__qualname__, combination.model_dump()],
+        }
+
+    return kept(described, joined, lambda: not store.damaged)
 
 
 def teacher_preferences(
     candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore
 ) -> Preferences | None:
     """What those of the teachers that compare documents say of candidates, their mean; None where none does."""
-    comparing_ones = [teacher for teacher in teachers if isinstance(teacher, comparing.Comparing)]
+    comparing_ones = [teacher for teacher in teachers if isinstance(teacher, Comparing)]
     if not comparing_ones:
         return None
     said = zip(

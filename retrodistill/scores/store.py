@@ -46,6 +46,8 @@ class ScoreStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        # names of the parts that were found damaged by those who read from here
+        self.damaged: set[str] = set()
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: got a file, expected the folder of a score store; name a folder")
 
@@ -64,7 +66,11 @@ class ScoreStore:
                     f"{folder / _IDENTITY}: describes another teacher than the one asked for "
                     f"({'; '.join(files.differences(stored, asked))}); it was edited: restore it or use another store"
                 )
-        return TeacherScores(folder, asked)
+        return TeacherScores(folder, asked, self.damaged)
+
+    def part_names(self, identity: Mapping[str, Any]) -> list[str]:
+        """What a teacher's scores are made of: a part's name holds the digest of what is in it."""
+        return sorted(part.name for part in _parts(self.root / fingerprint(identity)))
 
     def orders(self, identity: Mapping[str, Any]) -> orders.Orders:
         """Open a listwise teacher's orders.
@@ -147,12 +153,13 @@ class TeacherScores:
     Where a pair was written more than once, the first written counts, in this process and in every other.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], reported: set[str] | None = None) -> None:
         self.folder = folder
         self.identity = dict(identity)
         self.fingerprint = folder.name
         self._index = PairIndex()
         self._damaged: set[str] = set()
+        self._reported = set() if reported is None else reported
         self._vanished = False
         self._stale = True
 
@@ -294,6 +301,7 @@ class TeacherScores:
                     self._vanished = True  # joined with others by `compact` since we looked
                     continue
                 self._damaged.add(name)
+                self._reported.add(name)
                 console.say(
                     f"warning: {self.folder / name} is damaged ({error}) and its scores are left out; "
                     "delete the file, and what it held is scored again"
