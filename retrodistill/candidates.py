@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ from retrodistill import files
 from retrodistill.cache import cache_folder
 from retrodistill.errors import InputError, Problems
 from retrodistill.runs import Run
+
+if TYPE_CHECKING:
+    from retrodistill.collections.texts import Texts
 
 # The source of a labelled positive that no retriever found.
 QRELS = "qrels"
@@ -138,21 +141,21 @@ class Candidates:
         """The document id of each row."""
         return self.table.column("doc_id").to_pylist()
 
-    def query_rows(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """Where each query stands in a column of ids: int64 (queries,).
+    def query_rows(self, queries: Texts) -> np.ndarray:
+        """Where each query stands in a collection's queries: int64 (queries,).
 
         Raises:
-            InputError: an id is not in the column.
+            InputError: a query is not there.
         """
-        return _places("query_id", _at(self.table, self._offsets[:-1]), ids).astype(np.int64)
+        return _places("query_id", _at(self.table, self._offsets[:-1]), queries).astype(np.int64)
 
-    def doc_rows(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """Where each row's document stands in a column of ids, without a Python string a row: int32 (rows,).
+    def doc_rows(self, corpus: Texts) -> np.ndarray:
+        """Where each row's document stands in a corpus: int32 (rows,).
 
         Raises:
-            InputError: an id is not in the column.
+            InputError: a document is not there.
         """
-        return _places("doc_id", self.table.column("doc_id"), ids)
+        return _places("doc_id", self.table.column("doc_id"), corpus)
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -236,15 +239,15 @@ def _at(table: pa.Table, rows: np.ndarray) -> pa.ChunkedArray:
     return table.column("query_id").filter(pa.array(wanted))
 
 
-def _places(name: str, column: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
-    found = pc.index_in(column, value_set=ids)
-    missing = _first(pc.is_null(found))
-    if missing is not None:
+def _places(name: str, column: pa.ChunkedArray, texts: Texts) -> np.ndarray:
+    found = texts.places(column)
+    missing = np.flatnonzero(found < 0)
+    if len(missing):
         raise InputError(
-            f"candidates: {name} {column[missing].as_py()!r} is not in the collection; "
+            f"candidates: {name} {column[int(missing[0])].as_py()!r} is not in the collection; "
             "were they mined from another one?"
         )
-    return found.to_numpy()
+    return found
 
 
 def _typed(table: pa.Table, where: object) -> pa.Table:

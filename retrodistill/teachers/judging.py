@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrodistill import console
@@ -210,10 +211,10 @@ class _Keys:
 
     def __init__(self, candidates: Candidates, collection: Collection, opened: Judge) -> None:
         self._collection = collection
-        self._rows = candidates.query_rows(collection.queries.id_column)
+        self._rows = candidates.query_rows(collection.queries)
         self._queries = _keys_of(collection.queries.ids_of, self._rows, opened.query_text)
         self._of_query = np.repeat(np.arange(len(self._rows), dtype=np.int32), np.diff(candidates.offsets))
-        found = candidates.doc_rows(collection.corpus.id_column)
+        found = candidates.doc_rows(collection.corpus)
         there = np.zeros(len(collection.corpus), dtype=bool)
         there[found] = True
         self._doc_rows = np.flatnonzero(there)
@@ -258,8 +259,8 @@ def _check(candidates: Candidates, collection: Collection) -> None:
         ("queries", "query_id", collection.queries),
         ("documents", "doc_id", collection.corpus),
     ):
-        ids = pc.unique(candidates.table.column(column))
-        unknown = ids.filter(pc.invert(pc.is_in(ids, value_set=known.id_column)))
+        ids = pa.chunked_array([pc.unique(candidates.table.column(column))])
+        unknown = ids.filter(pa.array(known.places(ids) < 0))
         if len(unknown):
             raise InputError(
                 f"{len(unknown)} {what} of the candidates are not in {collection.name}, "

@@ -124,8 +124,8 @@ class Lists:
         self.pick = pick
         self.batch_size = batch_size
         self.seed = seed
-        self.queries = candidates.query_rows(collection.queries.id_column)
-        self._docs = candidates.doc_rows(collection.corpus.id_column)
+        self.queries = candidates.query_rows(collection.queries)
+        self._docs = candidates.doc_rows(collection.corpus)
         self._offsets = candidates.offsets
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from retrodistill import candidates as candidates_module
 from retrodistill.candidates import SCHEMA, Candidates
 from retrodistill.collections import Collection, MadeQuery, Texts
+from retrodistill.collections import texts as texts_module
 from retrodistill.errors import InputError
 from retrodistill.scores import combine, store
 from retrodistill.scores.keys import text_keys
@@ -132,6 +133,7 @@ def test_scores_read_by_rows_are_those_of_each_pair(seed, at_once, tmp_path_fact
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "JOINED_AT_ONCE", at_once)
         patch.setattr(store, "_BATCH", 4)
+        patch.setattr(texts_module, "_FEW", random.choice([0, 1000]))
         (found,) = judging.read(candidates, collection, [teacher], kept)
         asked, stored = judging.count(teacher, candidates, collection, kept)
     np.testing.assert_array_equal(found, np.array([expected.get(pair, np.nan) for pair in texts], dtype=np.float32))
@@ -211,7 +213,9 @@ def test_batches_from_a_mapped_file_are_those_from_memory_and_say_what_the_ids_s
         sizes = np.diff(candidates.offsets)
         matrices = [np.where(random.random((n, n)) < 0.5, random.random((n, n)), np.nan) for n in sizes]
         preferences = Preferences.of(matrices, candidates.offsets[:-1].tolist())
-        made.append(Lists(candidates, teacher, collection, preferences=preferences, **options))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(texts_module, "_FEW", in_memory)
+            made.append(Lists(candidates, teacher, collection, preferences=preferences, **options))
     mapped, held = made
     np.testing.assert_array_equal(mapped.document_rows, held.document_rows)
     for number in range(2 * held.batches_an_epoch):
@@ -224,3 +228,14 @@ def test_batches_from_a_mapped_file_are_those_from_memory_and_say_what_the_ids_s
         np.testing.assert_array_equal(batch.grades, grades)
         np.testing.assert_array_equal(batch.valid, valid)
         assert not (batch.own & ~candidates_of).any()
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_an_id_of_another_collection_is_named_whether_few_or_many_are_looked_up(few, monkeypatch, tmp_path):
+    monkeypatch.setattr(texts_module, "_FEW", few)
+    collection = Collection("c", Texts.documents("c", [("d", "", "x")]), Texts.queries("c", [("q", "y")]), {})
+    candidates = Candidates.of({"q": [("d", "s", 1, 1.0, None), ("no", "s", 2, 1.0, None)]})
+    with pytest.raises(InputError, match="candidates: doc_id 'no' is not in the collection"):
+        candidates.doc_rows(collection.corpus)
+    with pytest.raises(InputError, match="1 documents of the candidates are not in c, such as 'no'"):
+        judging.read(candidates, collection, [Plain()], ScoreStore(tmp_path))
