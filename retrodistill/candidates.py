@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrodistill import files
+from retrodistill.cache import cache_folder
 from retrodistill.errors import InputError, Problems
 from retrodistill.runs import Run
 
+if TYPE_CHECKING:
+    from retrodistill.collections.texts import Texts
+
 # The source of a labelled positive that no retriever found.
 QRELS = "qrels"
+
+# Rows of a file that is read whole, about 50 MB; a larger one is mapped.
+IN_MEMORY = 1 << 20
+_ARROW = "candidates.arrow"
+
+# Rows that are converted, checked or hashed at once.
+_ROWS_AT_ONCE = 1 << 17
 
 SCHEMA = pa.schema(
     [
@@ -59,15 +70,14 @@ class Candidates:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        codes = _codes(table)
-        starts = _starts(codes)
-        if len(np.unique(codes[starts])) < len(starts):
+        starts = _starts(table)
+        if pc.count_distinct(_at(table, starts)).as_py() < len(starts):
             # Codes number the queries by appearance.
-            order = np.argsort(codes, kind="stable")
-            table, codes = table.take(pa.array(order)), codes[order]
-            starts = _starts(codes)
+            codes = table.column("query_id").combine_chunks().dictionary_encode().indices.to_numpy()
+            table = table.take(pa.array(np.argsort(codes, kind="stable")))
+            starts = _starts(table)
         self.table = table
-        self._offsets = np.append(starts, len(codes)).astype(np.int64)
+        self._offsets = np.append(starts, table.num_rows).astype(np.int64)
 
     @classmethod
     def of(cls, rows: Mapping[str, Sequence[Candidate | tuple[str, str, int, float, int | None]]]) -> Candidates:
@@ -82,8 +92,12 @@ class Candidates:
         return cls(_checked(pa.table(arrays, schema=SCHEMA), "candidates"))
 
     @classmethod
-    def read(cls, path: Path) -> Candidates:
+    def read(cls, path: Path, in_memory: int = IN_MEMORY) -> Candidates:
         """Read a Parquet file of candidates.
+
+        Args:
+            path: the file.
+            in_memory: a file of more rows is converted into an Arrow file in the cache folder, and that is mapped.
 
         Raises:
             InputError: the file is missing, is no Parquet, has other columns, or rows that cannot be: all of them told
@@ -93,6 +107,8 @@ class Candidates:
         if not path.exists():
             raise InputError(f"{path}: no such file; `retrodistill mine ... --out {path}` writes it")
         try:
+            if pq.read_metadata(path).num_rows > in_memory:
+                return _mapped(path)
             table = pq.ParquetFile(path).read()
         except (OSError, pa.ArrowException) as error:
             raise InputError(
@@ -116,7 +132,7 @@ class Candidates:
     @cached_property
     def queries(self) -> list[str]:
         """Query ids, each once, in the order of the rows."""
-        return self.table.column("query_id").take(pa.array(self._offsets[:-1])).to_pylist()
+        return _at(self.table, self._offsets[:-1]).to_pylist()
 
     @cached_property
     def query_ids(self) -> list[str]:
@@ -128,20 +144,21 @@ class Candidates:
         """The document id of each row."""
         return self.table.column("doc_id").to_pylist()
 
-    def rows_of(self, column: str, ids: Sequence[str]) -> np.ndarray:
-        """Where each row's query or document stands in a list of ids, without a Python string a row: int64 (rows,).
+    def query_rows(self, queries: Texts) -> np.ndarray:
+        """Where each query stands in a collection's queries: int64 (queries,).
 
         Raises:
-            InputError: an id is not in the list.
+            InputError: a query is not there.
         """
-        found = pc.index_in(self.table.column(column), value_set=pa.array(ids, pa.string()))
-        missing = _first(pc.is_null(found))
-        if missing is not None:
-            raise InputError(
-                f"candidates: {column} {self.table[column][missing].as_py()!r} is not in the collection; "
-                "were they mined from another one?"
-            )
-        return found.to_numpy().astype(np.int64)
+        return _places("query_id", _at(self.table, self._offsets[:-1]), queries).astype(np.int64)
+
+    def doc_rows(self, corpus: Texts) -> np.ndarray:
+        """Where each row's document stands in a corpus: int32 (rows,).
+
+        Raises:
+            InputError: a document is not there.
+        """
+        return _places("doc_id", self.table.column("doc_id"), corpus)
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -179,14 +196,21 @@ class Candidates:
         hashed = hashlib.sha256(str(len(self)).encode())
         for name in ("query_id", "doc_id", "source"):
             column = self.table.column(name)
-            hashed.update(pc.binary_length(column).to_numpy().astype("<i8").tobytes())
             for chunk in column.chunks:
-                hashed.update("".join(chunk.to_pylist()).encode())
+                hashed.update(pc.binary_length(chunk).to_numpy().astype("<i8"))
+            for chunk in column.chunks:
+                hashed.update(_characters(chunk))
         label = self.table.column("label")
-        # All NaNs are one.
-        scores = np.where(np.isnan(self.scores), np.float32(np.nan), self.scores)
-        hashed.update(self.ranks.astype("<i4").tobytes() + scores.astype("<f4").tobytes())
-        hashed.update(label.is_null().to_numpy().tobytes() + label.fill_null(0).to_numpy().astype("<i4").tobytes())
+        for chunk in self.table.column("rank").chunks:
+            hashed.update(chunk.to_numpy().astype("<i4"))
+        for chunk in self.table.column("score").chunks:
+            scores = chunk.to_numpy()
+            # All NaNs are one.
+            hashed.update(np.where(np.isnan(scores), np.float32(np.nan), scores).astype("<f4").tobytes())
+        for chunk in label.chunks:
+            hashed.update(chunk.is_null().to_numpy(zero_copy_only=False))
+        for chunk in label.chunks:
+            hashed.update(chunk.fill_null(0).to_numpy().astype("<i4"))
         if self.weights is not None:
             hashed.update(self.weights.astype("<f4").tobytes())
         return hashed.hexdigest()
@@ -208,15 +232,41 @@ class Candidates:
         return run
 
 
-def _codes(table: pa.Table) -> np.ndarray:
-    """A number for each row's query, by first appearance: int64, shape (rows,)."""
-    encoded = table.column("query_id").combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64)
+def _characters(chunk: pa.StringArray) -> memoryview:
+    """The UTF-8 of all strings of an array, one after another, as they lie in memory or on disk."""
+    _, offsets, data = chunk.buffers()
+    if not len(chunk) or data is None:
+        return memoryview(b"")
+    first, last = np.frombuffer(offsets, dtype=np.int32)[[chunk.offset, chunk.offset + len(chunk)]].tolist()
+    return memoryview(data)[first:last]
 
 
-def _starts(codes: np.ndarray) -> np.ndarray:
+def _starts(table: pa.Table) -> np.ndarray:
     """Rows where another query begins, the first among them: int64."""
-    return np.flatnonzero(np.diff(codes, prepend=-1))
+    column = table.column("query_id")
+    if not len(column):
+        return np.empty(0, dtype=np.int64)
+    changes = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
+    return np.append(0, np.flatnonzero(changes.to_numpy()) + 1)
+
+
+def _at(table: pa.Table, rows: np.ndarray) -> pa.ChunkedArray:
+    """The query ids of some rows, in ascending order."""
+    wanted = np.zeros(table.num_rows, dtype=bool)
+    wanted[rows] = True
+    # unlike `take`, a filter does not join the chunks of a column first
+    return table.column("query_id").filter(pa.array(wanted))
+
+
+def _places(name: str, column: pa.ChunkedArray, texts: Texts) -> np.ndarray:
+    found = texts.places(column)
+    missing = np.flatnonzero(found < 0)
+    if len(missing):
+        raise InputError(
+            f"candidates: {name} {column[int(missing[0])].as_py()!r} is not in the collection; "
+            "were they mined from another one?"
+        )
+    return found
 
 
 def _typed(table: pa.Table, where: object) -> pa.Table:
@@ -264,8 +314,7 @@ def _checked(table: pa.Table, where: object) -> pa.Table:
             odd = _first(pc.or_(pc.invert(pc.is_finite(weights)), pc.less(weights, 0)))
             if odd is not None:
                 problems.append(f"row {odd + 1}: weight {weights[odd]}, expected a number of 0 or more")
-        pairs = table.group_by(["query_id", "doc_id"]).aggregate([([], "count_all")])
-        twice = pairs.filter(pc.greater(pairs.column("count_all"), 1))
+        twice = pa.concat_tables([_twice(part) for part in _whole_queries(table)])
         if twice.num_rows:
             query, document = twice["query_id"][0].as_py(), twice["doc_id"][0].as_py()
             problems.append(
@@ -275,6 +324,47 @@ def _checked(table: pa.Table, where: object) -> pa.Table:
     if problems:
         raise Problems(f"{where}: these rows are no candidates", problems)
     return table
+
+
+def _whole_queries(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in parts that hold all rows of their queries."""
+    starts = _starts(table)
+    if pc.count_distinct(_at(table, starts)).as_py() < len(starts):
+        yield table
+        return
+    begin = 0
+    while begin < table.num_rows:
+        beyond = np.searchsorted(starts, begin + _ROWS_AT_ONCE)
+        end = int(starts[beyond]) if beyond < len(starts) else table.num_rows
+        yield table.slice(begin, end - begin)
+        begin = end
+    if not table.num_rows:
+        yield table
+
+
+def _twice(table: pa.Table) -> pa.Table:
+    pairs = table.group_by(["query_id", "doc_id"]).aggregate([([], "count_all")])
+    return pairs.filter(pc.greater(pairs.column("count_all"), 1))
+
+
+def _mapped(path: Path) -> Candidates:
+    """A large file, converted and checked once, of which only what is asked for is in memory."""
+    facts = path.stat()
+    folder = cache_folder("candidates") / files.digest_of([str(path.resolve()), facts.st_size, facts.st_mtime_ns])[:32]
+    try:
+        return Candidates(_opened(folder / _ARROW))
+    except (OSError, pa.ArrowException):
+        pass  # absent or damaged: it is made again
+    with files.atomic_folder(folder) as temporary:
+        with pa.OSFile(str(temporary / _ARROW), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROWS_AT_ONCE):
+                writer.write_table(_typed(pa.Table.from_batches([batch]), path))
+        _checked(_opened(temporary / _ARROW), path)
+    return Candidates(_opened(folder / _ARROW))
+
+
+def _opened(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def _first(mask: pa.ChunkedArray) -> int | None:

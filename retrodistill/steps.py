@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill import models
-from retrodistill.candidates import Candidates
+from retrodistill.candidates import IN_MEMORY, Candidates
 from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.evaluation import protocol
@@ -20,11 +20,14 @@ from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
 from retrodistill.scores.informative import Informative
+from retrodistill.scores.kept import kept
 from retrodistill.scores.learnt import Learnt, Lists
 from retrodistill.scores.preferences import Preferences
 from retrodistill.scores.store import ScoreStore
 from retrodistill.spending import spend
 from retrodistill.teachers import comparing, judging
+from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.ordering import Ordering
 from retrodistill.teachers.teacher import form_of
 
 if TYPE_CHECKING:
@@ -150,6 +153,8 @@ def teacher_scores(
     A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
     those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at. One that
     chooses queries to teach leaves none out where scores are asked of `every` query, to be measured.
+
+    Those of more than `IN_MEMORY` candidates by teachers that score pairs are kept in the cache folder, and mapped.
     """
     if not teachers:
         return None
@@ -157,12 +162,28 @@ def teacher_scores(
     if isinstance(combination, Informative) and not every:
         scores = judging.read(candidates, collection, [*teachers, combination.student], store)
         return combination.chosen(scores[:-1], scores[-1], candidates.offsets)
-    if not isinstance(combination, Learnt):
-        return cast(np.ndarray, combination(judging.read(candidates, collection, teachers, store), candidates.offsets))
-    lists = _lists(candidates, collection, teachers, store)
-    if learnt_from is None:
-        return combination.cross_fitted(lists)
-    return combination.learnt(_lists(learnt_from, collection, teachers, store))(lists.scores, lists.offsets)
+    if isinstance(combination, Learnt):
+        lists = _lists(candidates, collection, teachers, store)
+        if learnt_from is None:
+            return combination.cross_fitted(lists)
+        return combination.learnt(_lists(learnt_from, collection, teachers, store))(lists.scores, lists.offsets)
+
+    def joined() -> np.ndarray:
+        return combination(judging.read(candidates, collection, teachers, store), candidates.offsets)
+
+    if len(candidates) <= IN_MEMORY or any(isinstance(teacher, Comparing | Ordering) for teacher in teachers):
+        return joined()
+    found = judging.identities(collection, teachers)
+
+    def described() -> dict[str, Any]:
+        return {
+            "candidates": candidates.digest,
+            "texts": collection.digest,
+            "scores": [[identity, store.part_names(identity)] for identity in found],
+            "combine": [type(combination).__qualname__, combination.model_dump()],
+        }
+
+    return kept(described, joined, lambda: not store.damaged)
 
 
 def _lists(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> Lists:
@@ -178,7 +199,7 @@ def teacher_preferences(
     candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore
 ) -> Preferences | None:
     """What those of the teachers that compare documents say of candidates, their mean; None where none does."""
-    comparing_ones = [teacher for teacher in teachers if isinstance(teacher, comparing.Comparing)]
+    comparing_ones = [teacher for teacher in teachers if isinstance(teacher, Comparing)]
     if not comparing_ones:
         return None
     said = zip(

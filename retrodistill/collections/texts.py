@@ -10,8 +10,12 @@ from typing import Literal, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retrodistill.errors import InputError
+
+# Ids up to which a dictionary, which stays, is quicker than a hash table of all ids, which is made for each question.
+_FEW = 1 << 16
 
 Kind = Literal["document", "query"]
 SCHEMAS = {
@@ -108,6 +112,16 @@ class Texts:
     def ids(self) -> list[str]:
         """The ids, in the order of the file."""
         return self._ids.to_pylist()
+
+    def places(self, keys: pa.ChunkedArray) -> np.ndarray:
+        """Where each of some ids stands, int32 (n,); -1 for one that is not here. Many cost no Python string each."""
+        if len(keys) <= _FEW:
+            return np.array([self._rows.get(key, -1) for key in keys.to_pylist()], dtype=np.int32)
+        return pc.index_in(keys, value_set=self._ids).fill_null(-1).to_numpy()
+
+    def ids_of(self, rows: Sequence[int] | np.ndarray | slice) -> list[str]:
+        """The ids of some rows, without a Python string for every other."""
+        return self._pick(self._ids, rows)
 
     @cached_property
     def _rows(self) -> dict[str, int]:

@@ -15,6 +15,9 @@ from retrodistill.registry import Part
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+# Queries whose scores are float64 at once.
+_QUERIES_AT_ONCE = 8_192
+
 Normaliser = Literal["none", "zscore", "minmax", "rank", "reciprocal_rank", "teacher_zscore"]
 
 
@@ -60,13 +63,31 @@ class Combination(Part):
         Raises:
             InputError: there are not as many weights or temperatures as teachers.
         """
+        _check_shapes(scores, offsets)
+        if not self._by_query:
+            return self._combine(scores, offsets)
+        found = np.empty(scores.shape[1], dtype=np.float32)
+        for start in range(0, max(1, len(offsets) - 1), _QUERIES_AT_ONCE):
+            part = offsets[start : start + _QUERIES_AT_ONCE + 1]
+            rows = slice(part[0], part[-1])
+            found[rows] = self._combine(scores[:, rows], part - part[0])
+        return found
+
+    @property
+    def _by_query(self) -> bool:
+        """Whether a query's scores are made of its own alone, so that queries can be taken some at a time.
+
+        Of a class that is not of this file nobody knows.
+        """
+        return self.normalise != "teacher_zscore" and type(self) in (Mean, Confident, Median)
+
+    def _combine(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         values, judged, groups = self.scaled(scores, offsets)
         return self.combined(values, judged, groups).astype(np.float32)
 
     def scaled(self, scores: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, Groups]:
         """Every teacher's scores on the common scale, float64, which of them count, and the rows of each query."""
-        if scores.ndim != 2 or offsets[0] != 0 or offsets[-1] != scores.shape[1]:
-            raise ValueError(f"got scores {scores.shape} and offsets from {offsets[0]} to {offsets[-1]}")
+        _check_shapes(scores, offsets)
         self._one_a_teacher("temperatures", self.temperatures, len(scores))
         groups, values = Groups(offsets), scores.astype(np.float64)
         if self.temperatures is not None:
@@ -83,6 +104,11 @@ class Combination(Part):
     def _one_a_teacher(name: str, given: tuple[float, ...] | None, teachers: int) -> None:
         if given is not None and len(given) != teachers:
             raise InputError(f"{name}: got {len(given)} {name} for {teachers} teachers, expected one for each")
+
+
+def _check_shapes(scores: np.ndarray, offsets: np.ndarray) -> None:
+    if scores.ndim != 2 or offsets[0] != 0 or offsets[-1] != scores.shape[1]:
+        raise ValueError(f"got scores {scores.shape} and offsets from {offsets[0]} to {offsets[-1]}")
 
 
 class Mean(Combination):

@@ -32,6 +32,9 @@ _IDENTITY, _PARTS = "teacher.json", "*.parquet"
 # Rows written and read at once: small enough that their memory is used again, not asked for anew.
 _BATCH = 1 << 17
 
+# Rows of a store that a join holds at once: about 0.6 GB while they are sorted.
+JOINED_AT_ONCE = 1 << 22
+
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Name a teacher by everything that decides its scores: 16 hexadecimal digits, whatever the order of the keys."""
@@ -43,6 +46,8 @@ class ScoreStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        # names of the parts that were found damaged by those who read from here
+        self.damaged: set[str] = set()
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: got a file, expected the folder of a score store; name a folder")
 
@@ -61,7 +66,11 @@ class ScoreStore:
                     f"{folder / _IDENTITY}: describes another teacher than the one asked for "
                     f"({'; '.join(files.differences(stored, asked))}); it was edited: restore it or use another store"
                 )
-        return TeacherScores(folder, asked)
+        return TeacherScores(folder, asked, self.damaged)
+
+    def part_names(self, identity: Mapping[str, Any]) -> list[str]:
+        """What a teacher's scores are made of: a part's name holds the digest of what is in it."""
+        return sorted(part.name for part in _parts(self.root / fingerprint(identity)))
 
     def orders(self, identity: Mapping[str, Any]) -> orders.Orders:
         """Open a listwise teacher's orders.
@@ -144,12 +153,13 @@ class TeacherScores:
     Where a pair was written more than once, the first written counts, in this process and in every other.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], reported: set[str] | None = None) -> None:
         self.folder = folder
         self.identity = dict(identity)
         self.fingerprint = folder.name
         self._index = PairIndex()
         self._damaged: set[str] = set()
+        self._reported = set() if reported is None else reported
         self._vanished = False
         self._stale = True
 
@@ -173,6 +183,55 @@ class TeacherScores:
         _check_keys(queries, documents)
         self._catch_up()
         return self._index.find(queries, documents)
+
+    def join(
+        self, queries: np.ndarray, of_query: np.ndarray, documents: np.ndarray, of_document: np.ndarray
+    ) -> np.ndarray:
+        """Find the scores of more pairs than should be held as keys, among more rows than should be held in an index.
+
+        As many parts as make `JOINED_AT_ONCE` rows are indexed, looked up in and forgotten before the next; pairs of
+        queries that those parts do not name are not looked up.
+
+        Args:
+            queries: uint64 keys, shape (q, 2).
+            of_query: int32 (n,), each pair's row in `queries`.
+            documents: uint64 keys, shape (d, 2).
+            of_document: int32 (n,), each pair's row in `documents`.
+
+        Returns:
+            As `lookup` does; float32, shape (n,).
+        """
+        _check_keys(queries, queries)
+        _check_keys(documents, documents)
+        found = np.full(len(of_query), np.nan, dtype=np.float32)
+        self._vanished = False
+        for names in self._portions():
+            index, loaded = PairIndex(), list(self._loaded(names))
+            named = [np.unique(keys[:, 0]) for _, keys, _ in loaded]
+            there = np.isin(queries[:, 0], np.concatenate([np.empty(0, np.uint64), *named]))
+            index.add(loaded)
+            del loaded
+            for start in range(0, len(found), _BATCH):
+                block = slice(start, start + _BATCH)
+                # the first written counts: what an earlier part had is not asked for again
+                rows = np.flatnonzero(np.isnan(found[block]) & there[of_query[block]]) + start
+                if len(rows):
+                    found[rows] = index.find(queries[of_query[rows]], documents[of_document[rows]])
+        return self.join(queries, of_query, documents, of_document) if self._vanished else found
+
+    def _portions(self) -> Iterator[list[str]]:
+        """Names of the parts in the order of writing, some at a time; a part larger than that comes alone."""
+        names: list[str] = []
+        held = 0
+        for name in sorted(set(self._names()) - self._damaged):
+            rows = _rows(self.folder / name)
+            if names and held + rows > JOINED_AT_ONCE:
+                yield names
+                names, held = [], 0
+            names.append(name)
+            held += rows
+        if names:
+            yield names
 
     def append(self, queries: np.ndarray, documents: np.ndarray, scores: np.ndarray) -> None:
         """Write scores as one part, whole and synced when this returns; other writers need not be kept out.
@@ -242,6 +301,7 @@ class TeacherScores:
                     self._vanished = True  # joined with others by `compact` since we looked
                     continue
                 self._damaged.add(name)
+                self._reported.add(name)
                 console.say(
                     f"warning: {self.folder / name} is damaged ({error}) and its scores are left out; "
                     "delete the file, and what it held is scored again"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from retrodistill import console
 from retrodistill.errors import InputError
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
     from retrodistill.teachers.teacher import Judge
+
+_TEXTS_AT_ONCE = 8_192
 
 
 UNITS = {"pointwise": "pairs", "pairwise": "comparisons", "listwise": "windows"}
@@ -104,7 +108,7 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
             rows.append(ordering.read(teacher, candidates, collection, store))
         else:
             opened = _open(teacher, collection)
-            rows.append(store.table(opened.identity).lookup(*_keys(candidates, opened)))
+            rows.append(_Keys(candidates, collection, opened).stored(store.table(opened.identity), slice(None)))
             if len(candidates) and np.isnan(rows[-1]).all():
                 _say_nearly(teacher, store, opened.identity)
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
@@ -118,9 +122,9 @@ def count(teacher: Part, candidates: Candidates, collection: Collection, store: 
     if isinstance(teacher, Ordering):
         return ordering.count(teacher, candidates, collection, store)
     opened = _open(teacher, collection)
-    queries, documents = _keys(candidates, opened)
-    rows = _first_of_each(queries, documents, np.arange(len(candidates)))
-    found = store.table(opened.identity).lookup(queries[rows], documents[rows])
+    keys = _Keys(candidates, collection, opened)
+    rows = keys.first_of_each(np.arange(len(candidates)))
+    found = keys.stored(store.table(opened.identity), rows)
     return len(rows), int((~np.isnan(found)).sum())
 
 
@@ -151,15 +155,15 @@ def _judge_by(
     if isinstance(teacher, Comparing | Ordering):
         return _judge_lists(teacher, candidates, collection, store, pairs)
     opened = _open(teacher, collection)
-    queries, documents = _keys(candidates, opened)
+    keys = _Keys(candidates, collection, opened)
     table = store.table(opened.identity)
-    missing = _first_of_each(queries, documents, np.flatnonzero(np.isnan(table.lookup(queries, documents))))
+    missing = keys.first_of_each(np.flatnonzero(np.isnan(keys.stored(table, slice(None)))))
     began = time.perf_counter()
     failures = Failures()
     if len(missing):
         _say_nearly(teacher, store, opened.identity)
         with accounts.kept_in(table.folder), writing(failures, table.folder):
-            _fill(teacher, opened, table, candidates, queries, documents, missing, failures)
+            _fill(teacher, opened, table, keys, missing, failures)
     return Judged(
         teacher=teacher.label,
         fingerprint=fingerprint(opened.identity),
@@ -207,62 +211,87 @@ def _fill(
     teacher: Part,
     opened: Judge,
     table: TeacherScores,
-    candidates: Candidates,
-    queries: np.ndarray,
-    documents: np.ndarray,
+    keys: _Keys,
     missing: np.ndarray,
     failures: Failures,
 ) -> None:
     """Judge what is missing."""
-    query_ids, doc_ids = candidates.query_ids, candidates.doc_ids
     with console.progress(len(missing), f"score {teacher.label}", "pairs") as bar:
         for start in range(0, len(missing), opened.pairs_a_part):
             rows = missing[start : start + opened.pairs_a_part]
-            scores = opened.score([query_ids[row] for row in rows], [doc_ids[row] for row in rows])
+            query_ids, doc_ids = keys.ids(rows)
+            scores = opened.score(query_ids, doc_ids)
             # a model that answers in words may fail at a pair; one that computes a number has a fault
             bad = np.flatnonzero(np.isinf(scores) if getattr(opened, "may_fail", False) else ~np.isfinite(scores))
             if len(bad):
-                row = rows[bad[0]]
                 raise InputError(
-                    f"teacher {teacher.label} gives {scores[bad[0]]} for query {query_ids[row]!r} and document "
-                    f"{doc_ids[row]!r}; a judgement must be a finite number. What was judged before is in the store"
+                    f"teacher {teacher.label} gives {scores[bad[0]]} for query {query_ids[bad[0]]!r} and document "
+                    f"{doc_ids[bad[0]]!r}; a judgement must be a finite number. What was judged before is in the store"
                 )
             known = ~np.isnan(scores)
-            table.append(queries[rows[known]], documents[rows[known]], scores[known])
-            asked = [(query_ids[row], (doc_ids[row],)) for row in rows]
+            table.append(*keys.of(rows[known]), scores[known])
+            asked = [(query, (doc,)) for query, doc in zip(query_ids, doc_ids, strict=True)]
             failures.note(asked, np.flatnonzero(~known).tolist(), opened)
             bar.update(len(rows))
 
 
-def _first_of_each(queries: np.ndarray, documents: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows without those whose texts another row already has, in their order."""
-    _, first = np.unique(np.hstack([queries[rows], documents[rows]]), axis=0, return_index=True)
-    return rows[np.sort(first)]
+class _Keys:
+    """The store's keys of candidates: two small tables, a key a text, from which those of any rows are picked."""
+
+    def __init__(self, candidates: Candidates, collection: Collection, opened: Judge) -> None:
+        self._collection = collection
+        self._rows = candidates.query_rows(collection.queries)
+        self._queries = _keys_of(collection.queries.ids_of, self._rows, opened.query_text)
+        self._of_query = np.repeat(np.arange(len(self._rows), dtype=np.int32), np.diff(candidates.offsets))
+        found = candidates.doc_rows(collection.corpus)
+        there = np.zeros(len(collection.corpus), dtype=bool)
+        there[found] = True
+        self._doc_rows = np.flatnonzero(there)
+        self._documents = _keys_of(collection.corpus.ids_of, self._doc_rows, opened.document_text)
+        self._of_document = (np.cumsum(there, dtype=np.int32) - np.int32(1))[found]
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Keys of the queries and of the documents of some candidates, uint64 (rows, 2) each."""
+        return self._queries[self._of_query[rows]], self._documents[self._of_document[rows]]
+
+    def stored(self, table: TeacherScores, rows: slice | np.ndarray) -> np.ndarray:
+        """The stored scores of some candidates, float32 (rows,); NaN where there is none."""
+        return table.join(self._queries, self._of_query[rows], self._documents, self._of_document[rows])
+
+    def ids(self, rows: np.ndarray) -> tuple[list[str], list[str]]:
+        """The query's and the document's id of each of some candidates."""
+        queries, corpus = self._collection.queries, self._collection.corpus
+        return queries.ids_of(self._rows[self._of_query[rows]]), corpus.ids_of(self._doc_rows[self._of_document[rows]])
+
+    def first_of_each(self, rows: np.ndarray) -> np.ndarray:
+        """Rows without those whose texts another row already has, in their order."""
+        _, queries = np.unique(self._queries, axis=0, return_inverse=True)
+        _, documents = np.unique(self._documents, axis=0, return_inverse=True)
+        pairs = queries.ravel()[self._of_query[rows]] * np.int64(len(self._documents))
+        pairs += documents.ravel()[self._of_document[rows]]
+        _, first = np.unique(pairs, return_index=True)
+        return rows[np.sort(first)]
 
 
-def _keys(candidates: Candidates, opened: Judge) -> tuple[np.ndarray, np.ndarray]:
-    return (
-        _keys_of(candidates.query_ids, opened.query_text),
-        _keys_of(candidates.doc_ids, opened.document_text),
-    )
-
-
-def _keys_of(ids: Sequence[str], text_of: Any) -> np.ndarray:
-    unique = list(dict.fromkeys(ids))
-    place = {name: row for row, name in enumerate(unique)}
-    keys = text_keys([text_of(name) for name in unique])
-    return keys[np.fromiter(map(place.__getitem__, ids), dtype=np.int64, count=len(ids))]
+def _keys_of(ids_of: Callable[[np.ndarray], list[str]], rows: np.ndarray, text_of: Callable[[str], str]) -> np.ndarray:
+    """A key a row of the collection's texts, uint64 (rows, 2)."""
+    keys = np.empty((len(rows), 2), dtype=np.uint64)
+    for start in range(0, len(rows), _TEXTS_AT_ONCE):
+        part = slice(start, start + _TEXTS_AT_ONCE)
+        keys[part] = text_keys([text_of(name) for name in ids_of(rows[part])])
+    return keys
 
 
 def _check(candidates: Candidates, collection: Collection) -> None:
     """Refuse candidates of another collection before any teacher is loaded."""
-    for what, ids, known in (
-        ("queries", candidates.query_ids, collection.queries),
-        ("documents", candidates.doc_ids, collection.corpus),
+    for what, column, known in (
+        ("queries", "query_id", collection.queries),
+        ("documents", "doc_id", collection.corpus),
     ):
-        unknown = [name for name in dict.fromkeys(ids) if name not in known]
-        if unknown:
+        ids = pa.chunked_array([pc.unique(candidates.table.column(column))])
+        unknown = ids.filter(pa.array(known.places(ids) < 0))
+        if len(unknown):
             raise InputError(
-                f"{len(unknown)} {what} of the candidates are not in {collection.name}, such as {unknown[0]!r}; "
-                "were they mined from another collection?"
+                f"{len(unknown)} {what} of the candidates are not in {collection.name}, "
+                f"such as {unknown[0].as_py()!r}; were they mined from another collection?"
             )

@@ -128,8 +128,8 @@ class Lists:
         self.pick = pick
         self.batch_size = batch_size
         self.seed = seed
-        self.queries = candidates.rows_of("query_id", collection.queries.ids)[candidates.offsets[:-1]]
-        self._docs = candidates.rows_of("doc_id", collection.corpus.ids)
+        self.queries = candidates.query_rows(collection.queries)
+        self._docs = candidates.doc_rows(collection.corpus)
         self._offsets = candidates.offsets
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
@@ -143,7 +143,9 @@ class Lists:
     @property
     def document_rows(self) -> np.ndarray:
         """Every document that may come into a batch: int64 rows of the corpus, each once."""
-        return np.unique(self._docs)
+        seen = np.zeros(len(self.collection.corpus), dtype=bool)
+        seen[self._docs] = True
+        return np.flatnonzero(seen)
 
     @property
     def batches_an_epoch(self) -> int:
@@ -165,7 +167,7 @@ class Lists:
         epoch, step = divmod(number, self.batches_an_epoch)
         chosen = self._batches(epoch)[step]
         picked = [self._pick(int(query), epoch) for query in chosen]
-        documents, places = _first_of_each(self._docs[np.concatenate(picked)])
+        documents, places = _first_of_each(self._docs[np.concatenate(picked)].astype(np.int64))
         shape = (len(chosen), len(documents))
         teacher = np.full(shape, np.nan, dtype=np.float32)
         grades = np.zeros(shape, dtype=np.float32)
@@ -173,7 +175,8 @@ class Lists:
         compared = None if self.preferences is None else np.full((*shape, len(documents)), np.nan, dtype=np.float32)
         weights = None if self._weights is None else np.ones(shape, dtype=np.float32)
         texts = self.collection.corpus.texts(documents)
-        ids = [self.collection.corpus.ids[row] for row in documents]
+        ids = self.collection.corpus.ids_of(documents)
+        asked = self.collection.queries.ids_of(self.queries[chosen])
         stops = np.cumsum([len(rows) for rows in picked])
         for place, (query, rows, stop) in enumerate(zip(chosen, picked, stops, strict=True)):
             here = places[stop - len(rows) : stop]
@@ -191,7 +194,7 @@ class Lists:
             grades[place, known] = _looked_up(documents[known], relevant, self._grades[labelled])
             said = set(self.collection.corpus.texts(relevant))
             valid[place] = [text not in said for text in texts] | known
-            barred = self.collection.barred(self.collection.queries.ids[self.queries[query]])
+            barred = self.collection.barred(asked[place])
             valid[place] &= np.array([doc not in barred for doc in ids])
         return Batch(
             queries=self.queries[chosen],

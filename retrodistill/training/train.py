@@ -164,7 +164,7 @@ def describe(
         "losses": [loss.model_dump() for loss in losses],
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
-        "teacher": None if teacher is None else hashlib.sha256(teacher.tobytes()).hexdigest(),
+        "teacher": None if teacher is None else hashlib.sha256(np.ascontiguousarray(teacher).data).hexdigest(),
         **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,
         "seed": seed,
