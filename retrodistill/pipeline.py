@@ -201,8 +201,8 @@ class Walk:
         """Every system by name: what decides its numbers, and what measures it."""
         options, stages = self.recipe.evaluate, self.stages
         if options.before:
-            first = next(stage for stage in stages if _searched(stage))
-            for name, train in _searched(first).items():
+            first = next(stage for stage in stages if stage.searched)
+            for name, train in first.searched.items():
                 before = self.system_of(first, train, self.before(first, name))
                 title = "student before" if name == "student" else f"{name} before"
                 yield f"before{_suffix(name)}", (self._identity(before), partial(self._evaluate, title, before))
@@ -217,7 +217,7 @@ class Walk:
     def _after(self) -> Iterator[tuple[Stage, str, str]]:
         """Every trained student: its round, its name there, and its name among the evaluations."""
         for stage in self.stages:
-            for name in _searched(stage):
+            for name in stage.searched:
                 yield stage, name, name if stage is self.stages[-1] else f"{stage.name}{_suffix(name)}"
 
     def _describe(self, stage: Stage, name: str, evaluation: Evaluation) -> None:
@@ -374,11 +374,6 @@ def opened(recipe: Recipe, made: bool = True) -> Collection:
     if data.queries and made:
         collection = collection.with_queries(make_queries(data.queries, collection, recipe.seed), data.train)
     return collection
-
-
-def _searched(stage: Stage) -> dict[str, Train]:
-    """The students of a round that are one model each; those of folds only teach."""
-    return {name: train for name, train in stage.students.items() if not train.folds}
 
 
 def _labels(parts: Any) -> str:

@@ -184,6 +184,11 @@ class Stage:
     score: Score
     students: dict[str, Train]
 
+    @property
+    def searched(self) -> dict[str, Train]:
+        """The students that are one model each; those of folds only teach."""
+        return {name: train for name, train in self.students.items() if not train.folds}
+
     def place(self, stop: str, student: str) -> Path:
         """The folder of a student's artefact."""
         return self.folder / stop / student if len(self.students) > 1 else self.folder / stop
