@@ -67,7 +67,7 @@ def plain_attention(
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose draws cost a tenth of torch's on a CPU."""
+    """Dropout whose draws cost an eighth of torch's on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch names it
         """Drop, in training; else nothing."""
