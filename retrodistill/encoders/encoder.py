@@ -43,12 +43,16 @@ class Encoder(ABC):
         document_prompt: str | None = None,
         device: str | None = None,
     ) -> None:
-        models.expect_type(model, self.model_type)
+        self.expect(model)
         self.name = model
         self.max_length = max_length
         self.precision = precision
         self.prompts: dict[Role, str | None] = {"query": query_prompt, "document": document_prompt}
         self._device = device
+
+    def expect(self, model: str) -> None:
+        """Refuse a model of another class than this encoder reads."""
+        models.expect_type(model, self.model_type)
 
     @classmethod
     def of(cls, loaded: Any, precision: Precision = "fp32") -> Self:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
+from retrodistill import models
 from retrodistill.emissions import Emission, MultiVectors
 from retrodistill.encoders.common import Role
 from retrodistill.encoders.encoder import Encoder
+from retrodistill.encoders.loading import set_max_length
+from retrodistill.encoders.token_vectors import late_interaction, skip_punctuation
+from retrodistill.errors import InputError
 
 
 class MultiEncoder(Encoder):
@@ -17,10 +22,48 @@ class MultiEncoder(Encoder):
 
     `max_length` is of documents; a model that reads queries at a length of its own keeps it. The query vectors of a
     model that compares by `meanmaxsim` are divided by how many a query has, so that MaxSim of them is what it means.
+
+    Args:
+        model: a folder or a Hub name.
+        untrained: the model is a SentenceTransformer, and the vectors that it has for tokens, at unit length, are used
+            as they are; a document's punctuation has none, as in ColBERT.
+        options: as every encoder has them.
     """
 
     emits: ClassVar[Emission] = "multi"
     model_type: ClassVar[str] = "MultiVectorEncoder"
+
+    def __init__(self, model: str, *, untrained: bool = False, **options: Any) -> None:
+        self.untrained = untrained
+        super().__init__(model, **options)
+
+    def expect(self, model: str) -> None:
+        """A MultiVectorEncoder, or a SentenceTransformer to take token vectors of."""
+        found = models.model_type(model)
+        if self.untrained:
+            models.expect_type(model, "SentenceTransformer")
+        elif found == "SentenceTransformer":
+            raise InputError(
+                f"model {model!r} is a SentenceTransformer, expected a MultiVectorEncoder; `untrained: true` takes the "
+                "vectors that it has for tokens as they are"
+            )
+        else:
+            models.expect_type(model, self.model_type)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """As every encoder's, and whether it was trained for this."""
+        return super().identity | ({"untrained": True} if self.untrained else {})
+
+    @cached_property
+    def model(self) -> Any:
+        """The sentence-transformers model itself."""
+        if not self.untrained:
+            return super().model
+        made = late_interaction(self.name, self.device)
+        skip_punctuation(made, self.name)
+        set_max_length(made, self.max_length, self.name)
+        return made
 
     @property
     def dimensions(self) -> int:

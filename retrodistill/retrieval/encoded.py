@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from retrodistill import models, vectors
+from retrodistill import vectors
 from retrodistill.emissions import Emission, Vectors, pair_scores
 from retrodistill.encoders import Encoder, Precision
 from retrodistill.files import digest_of
@@ -49,7 +49,7 @@ class EncoderRetriever(Retriever):
 
     def check(self) -> None:
         """Find the model."""
-        models.expect_type(self.model, self.encoder_class.model_type)
+        self.encoder()
 
     def open(self, collection: Collection) -> EncoderSearcher:
         """Check the model's files; encode when first asked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import check_length, load_model
+from retrodistill.encoders.token_vectors import late_interaction, module_of, skip_punctuation
 from retrodistill.encoders.tokens import features
 from retrodistill.errors import InputError
 from retrodistill.students.backbone import check_shape, quicken, set_dropout
@@ -74,13 +74,11 @@ class ColBERTStudent(Student):
             if self.dimensions not in (None, width):
                 raise InputError(f"dimensions: {self.model!r} has vectors of {width} already; leave it out")
         else:
-            model = self._made(device)
+            model = late_interaction(self.model, device, self.dimensions, self.seed)
         self._set_lengths(model)
         self._set_prefixes(model)
         if self.skip_punctuation is not None:
-            mask = self._module(model, "MultiVectorMask")
-            mask.skiplist_words = list(string.punctuation) if self.skip_punctuation else []
-            mask.resolve_with_tokenizer(model.tokenizer)
+            skip_punctuation(model, self.model, self.skip_punctuation)
         if self.pooling is not None:
             _set_pooling(model, self.pooling)
         if self.dropout is not None:
@@ -105,42 +103,6 @@ class ColBERTStudent(Student):
         """Modules, tokenizer, lengths, prefixes and skip list."""
         model.save_pretrained(str(folder), safe_serialization=True)
 
-    def _made(self, device: str) -> Any:
-        """A late-interaction model of an encoder: its token vectors, projected where asked for, at unit length."""
-        import torch
-        from sentence_transformers import MultiVectorEncoder
-        from sentence_transformers.base.modules import Normalize, Transformer
-        from sentence_transformers.base.modules.dense import Dense
-        from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
-        base = load_model(self.model, "SentenceTransformer", None, device)
-        encoder, heads = base[0], [module for module in base if isinstance(module, Dense)]
-        if not isinstance(encoder, Transformer):
-            raise InputError(
-                f"model {self.model!r} begins with a {type(encoder).__name__}, which has no vector a token in its "
-                "context; a ColBERT is made of a transformer"
-            )
-        for head in heads:  # a projection of the whole text's vector becomes one of each token's
-            head.module_input_name = head.module_output_name = "token_embeddings"
-        width = heads[-1].out_features if heads else encoder.get_embedding_dimension()
-        if self.dimensions is not None:
-            # rows at right angles: the angles between vectors, which MaxSim sees, change least
-            start = torch.empty(self.dimensions, width)
-            torch.nn.init.orthogonal_(start, generator=torch.Generator().manual_seed(self.seed))
-            heads.append(
-                Dense(
-                    width,
-                    self.dimensions,
-                    bias=False,
-                    activation_function=torch.nn.Identity(),
-                    init_weight=start,
-                    module_input_name="token_embeddings",
-                )
-            )
-        modules = [encoder, *heads, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
-        prompts = {role: prompt for role, prompt in base.prompts.items() if prompt}
-        return MultiVectorEncoder(modules=modules, device=device, prompts=prompts).float().eval()
-
     def _set_lengths(self, model: Any) -> None:
         for name in ("query_length", "document_length"):
             asked = getattr(self, name)
@@ -156,7 +118,7 @@ class ColBERTStudent(Student):
         model[0].query_expansion = None
         model[0].query_length = length if strategy == "none" else None
         if strategy != "none":
-            self._module(model, "MultiVectorMask")
+            module_of(model, "MultiVectorMask", self.model)
             if model.tokenizer.mask_token is None:
                 raise InputError(f"expansion: the tokenizer of {self.model!r} has no [MASK]; use expansion: none")
             attend = bool(known and known["attend"])
@@ -180,14 +142,6 @@ class ColBERTStudent(Student):
                 torch.manual_seed(self.seed)
                 encoder.resize_token_embeddings(len(tokenizer))
         model.prompts |= {role: f"{prefix} " for role, prefix in prefixes.items()}
-
-    def _module(self, model: Any, name: str) -> Any:
-        found = next((module for module in model if type(module).__name__ == name), None)
-        if found is None:
-            raise InputError(
-                f"model {self.model!r} has no {name}, which expansion and skip_punctuation need; leave them out"
-            )
-        return found
 
 
 def _set_pooling(model: Any, factor: float) -> None:

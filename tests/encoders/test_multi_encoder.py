@@ -95,3 +95,31 @@ def test_bf16_is_near_and_comes_out_as_float32(tiny_colbert, encoder):
 def test_another_kind_of_model_is_refused_at_once(tiny_model):
     with pytest.raises(InputError, match="is a SentenceTransformer, expected a MultiVectorEncoder"):
         MultiEncoder(str(tiny_model))
+
+
+def test_an_untrained_one_compares_the_token_vectors_of_an_encoder(tiny_model, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(tiny_model), device="cpu")
+    encoder = MultiEncoder(str(tiny_model), untrained=True, device="cpu")
+    for role, kept in (("query", True), ("document", False)):
+        found = encoder.encode(["storm. wind."], role)
+        tokens = plain.tokenizer("storm. wind.")["input_ids"]
+        expected = plain.encode("storm. wind.", output_value="token_embeddings", normalize_embeddings=False)
+        expected = torch.nn.functional.normalize(expected.float(), dim=-1)
+        point = plain.tokenizer.convert_tokens_to_ids(".")
+        rows = [row for row, token in enumerate(tokens) if kept or token != point]
+        assert len(rows) == (6 if kept else 4)
+        same(found, [expected[rows]])
+    assert encoder.encode(["storm " * 50], "document").lengths.tolist() == [min(52, plain.max_seq_length)]
+    short = MultiEncoder(str(tiny_model), untrained=True, max_length=7, device="cpu")
+    assert short.encode(["storm " * 50], "document").lengths.tolist() == [7]
+    assert encoder.identity != short.identity
+    assert encoder.identity["untrained"]
+
+
+def test_a_dense_model_is_taken_for_late_interaction_only_where_asked(tiny_model, tiny_colbert):
+    with pytest.raises(InputError, match="is a SentenceTransformer, expected a MultiVectorEncoder; `untrained: true`"):
+        MultiEncoder(str(tiny_model))
+    with pytest.raises(InputError, match="is a MultiVectorEncoder, expected a SentenceTransformer"):
+        MultiEncoder(str(tiny_colbert), untrained=True)
