@@ -6,14 +6,14 @@ import heapq
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from retrodistill.emissions import Emission, SparseVectors
 from retrodistill.errors import InputError
+from retrodistill.indexing.compiled import compiled
 from retrodistill.indexing.index import BuiltIndex, Index
 
 _DAMAGED = "build the index again: retrodistill index"
@@ -51,7 +51,7 @@ class _Postings:
         scores, rows = np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
         if not scores.size:
             return scores, rows
-        search, threads = _compiled(_search), _threads()
+        search, threads = compiled(_search), _threads()
         size = -(-len(queries) // threads)
 
         def work(start: int) -> None:
@@ -87,7 +87,7 @@ class Inverted(Index):
         offsets[1:] = np.cumsum(np.bincount(vectors.terms, minlength=vectors.dimensions))
         documents = np.empty(len(vectors.terms), dtype=np.uint32)
         weights = np.empty(len(vectors.terms), dtype=np.float32)
-        _compiled(_invert)(vectors.offsets, vectors.terms, vectors.weights, offsets[:-1].copy(), documents, weights)
+        compiled(_invert)(vectors.offsets, vectors.terms, vectors.weights, offsets[:-1].copy(), documents, weights)
         return _Postings(offsets, documents, weights, np.array(vectors.lengths, dtype=np.int64))
 
     def load(self, folder: Path) -> BuiltIndex:
@@ -135,13 +135,6 @@ def _threads() -> int:
     """
     allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return max(1, int(allowed)) if allowed.isdecimal() else len(os.sched_getaffinity(0))
-
-
-@cache
-def _compiled(function: Any) -> Any:
-    import numba
-
-    return numba.njit(nogil=True, cache=True)(function)
 
 
 def _invert(
