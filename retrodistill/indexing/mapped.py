@@ -13,7 +13,7 @@ from pydantic import Field
 
 from retrodistill.emissions import Emission
 from retrodistill.errors import InputError
-from retrodistill.indexing.compiled import compiled, replace_least
+from retrodistill.indexing.compiled import compiled, in_parts, replace_least
 from retrodistill.indexing.index import BuiltIndex, Index
 from retrodistill.indexing.rounded import Rounded, pays
 from retrodistill.memory import Size
@@ -112,7 +112,7 @@ class _Exact:
         self._products = np.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=np.float32)
 
     def sift(self, vectors: np.ndarray, first: int) -> bool:
-        keep, sound = compiled(_keep), True
+        sound = True
         for start in range(0, len(vectors), _ROWS_A_TILE):
             tile = vectors[start : start + _ROWS_A_TILE].T
             for query in range(0, len(self.queries), _QUERIES_A_TILE):
@@ -120,8 +120,13 @@ class _Exact:
                 asked = self.queries[some]
                 out = self._products[: len(asked) * tile.shape[1]].reshape(-1, tile.shape[1])
                 np.matmul(asked, tile, out=out)
-                sound &= keep(out, first + start, self.scores[some], self.rows[some])
+                sound &= self._kept(out, self.scores[some], self.rows[some], first + start)
         return sound
+
+    @staticmethod
+    def _kept(products: np.ndarray, scores: np.ndarray, rows: np.ndarray, first: int) -> bool:
+        keep = compiled(_keep)
+        return all(in_parts(lambda part: keep(products[part], first, scores[part], rows[part]), len(products)))
 
 
 def _blocks(vectors: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:

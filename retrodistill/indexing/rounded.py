@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from retrodistill.indexing.compiled import compiled, replace_least
+from retrodistill.indexing.compiled import compiled, in_parts, replace_least
 
 # Products that are held at once, 2 MiB, and queries from which on rounding the vectors costs less than it saves.
 _QUERIES_A_TILE, _ROWS_A_TILE, _FEWEST_QUERIES = 1_024, 1_024, 64
@@ -56,7 +56,6 @@ class Rounded:
         """
         import torch
 
-        keep = compiled(_keep, sums_in_any_order=True)
         sound = not np.isnan(self._margins).any()
         for start in range(0, len(vectors), _ROWS_A_TILE):
             block = vectors[start : start + _ROWS_A_TILE]
@@ -66,13 +65,16 @@ class Rounded:
             for query in range(0, len(self.queries), _QUERIES_A_TILE):
                 some = slice(query, query + _QUERIES_A_TILE)
                 asked = self._rounded[some]
-                out = self._products[: len(asked) * len(block)].view(len(asked), len(block))
-                torch.mm(asked, tile, out=out)
-                sound &= keep(
-                    out.view(torch.int16).numpy(), self.queries[some], block, self._margins[some] * longest,
-                    first + start, self.scores[some], self.rows[some],
-                )  # fmt: skip
+                products = self._products[: len(asked) * len(block)].view(len(asked), len(block))
+                torch.mm(asked, tile, out=products)
+                sound &= self._kept(some, products.view(torch.int16).numpy(), block, longest, first + start)
         return bool(sound)
+
+    def _kept(self, some: slice, products: np.ndarray, block: np.ndarray, longest: np.float32, first: int) -> bool:
+        keep = compiled(_keep, sums_in_any_order=True)
+        margins = self._margins[some] * longest
+        tables = products, self.queries[some], margins, self.scores[some], self.rows[some]
+        return all(in_parts(lambda part: keep(*(table[part] for table in tables), block, first), len(products)))
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
@@ -81,8 +83,8 @@ def _lengths(vectors: np.ndarray) -> np.ndarray:
 
 
 def _keep(
-    products: np.ndarray, queries: np.ndarray, vectors: np.ndarray, margins: np.ndarray, first: int,
-    scores: np.ndarray, rows: np.ndarray,
+    products: np.ndarray, queries: np.ndarray, margins: np.ndarray, scores: np.ndarray, rows: np.ndarray,
+    vectors: np.ndarray, first: int,
 ) -> bool:  # fmt: skip
     """Put into each query's heap what the rounded products leave of a block; False where a product is NaN.
 

@@ -18,7 +18,7 @@ from retrodistill.errors import InputError
 from retrodistill.memory import Budget
 from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
-from retrodistill.mining.fitting import fit, observe, queries_at_once
+from retrodistill.mining.fitting import fit, observe, queries_at_once, search_in_place
 from retrodistill.mining.pool import Pool, Rule
 from retrodistill.mining.samplers import Sampler
 from retrodistill.mining.signals import Signals
@@ -102,7 +102,9 @@ def mine(
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
     budget = Budget(memory) if memory is not None else None
     at_once = _QUERIES_AT_ONCE
-    if budget is not None:
+    if budget is None:
+        search_in_place(opened)
+    else:
         fit(opened, collection, budget)
         found = depth * len(sources)
         kept = cast(Sampler, sampler).n if sampler else found
