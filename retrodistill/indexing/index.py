@@ -81,7 +81,8 @@ def search(
                 (near,), (at,) = built.nearest(block[query : query + 1], seen)
             there = int(np.count_nonzero(at >= 0))
             near, at = near[:there], at[:there]
-            found.append({ids[at[i]]: float(near[i]) for i in top_rows(near, depth, order[at])})
+            top = top_rows(near, depth, order[at])
+            found.append(dict(zip(map(ids.__getitem__, at[top].tolist()), near[top].tolist(), strict=True)))
     return found
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import heapq
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from retrodistill.emissions import Emission, SparseVectors
 from retrodistill.errors import InputError
+from retrodistill.indexing.compiled import compiled, in_parts
 from retrodistill.indexing.index import BuiltIndex, Index
 
 _DAMAGED = "build the index again: retrodistill index"
@@ -51,17 +49,14 @@ class _Postings:
         scores, rows = np.full(shape, -np.inf, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
         if not scores.size:
             return scores, rows
-        search, threads = _compiled(_search), _threads()
-        size = -(-len(queries) // threads)
+        search = compiled(_search)
 
-        def work(start: int) -> None:
-            mine = slice(start, start + size)
+        def work(mine: slice) -> None:
             part = queries[mine]
             asked = (part.offsets, np.ascontiguousarray(part.terms), np.ascontiguousarray(part.weights))
             search(self.offsets, self.documents, self.weights, self.size, *asked, scores[mine], rows[mine])
 
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(0, len(queries), size)))
+        in_parts(work, len(queries))
         return scores, rows
 
     def save(self, folder: Path) -> None:
@@ -87,7 +82,7 @@ class Inverted(Index):
         offsets[1:] = np.cumsum(np.bincount(vectors.terms, minlength=vectors.dimensions))
         documents = np.empty(len(vectors.terms), dtype=np.uint32)
         weights = np.empty(len(vectors.terms), dtype=np.float32)
-        _compiled(_invert)(vectors.offsets, vectors.terms, vectors.weights, offsets[:-1].copy(), documents, weights)
+        compiled(_invert)(vectors.offsets, vectors.terms, vectors.weights, offsets[:-1].copy(), documents, weights)
         return _Postings(offsets, documents, weights, np.array(vectors.lengths, dtype=np.int64))
 
     def load(self, folder: Path) -> BuiltIndex:
@@ -126,22 +121,6 @@ def _whole(postings: _Postings) -> bool:
         and documents.max(initial=0) < max(1, len(lengths))
         and np.array_equal(np.bincount(documents, minlength=len(lengths)), lengths)
     )
-
-
-def _threads() -> int:
-    """As many as OMP_NUM_THREADS allows, or cores that there are.
-
-    numba is not asked: to answer it starts threads of its own, one a core, and gives torch as many, whatever it had.
-    """
-    allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return max(1, int(allowed)) if allowed.isdecimal() else len(os.sched_getaffinity(0))
-
-
-@cache
-def _compiled(function: Any) -> Any:
-    import numba
-
-    return numba.njit(nogil=True, cache=True)(function)
 
 
 def _invert(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +13,9 @@ from pydantic import Field
 
 from retrodistill.emissions import Emission
 from retrodistill.errors import InputError
+from retrodistill.indexing.compiled import compiled, in_parts, replace_least
 from retrodistill.indexing.index import BuiltIndex, Index
+from retrodistill.indexing.rounded import Rounded, pays
 from retrodistill.memory import Size
 
 # Queries that share one reading of the vectors, and rows read at once where memory allows.
@@ -52,17 +53,11 @@ class _Mapped:
         asked = np.ascontiguousarray(queries, dtype=np.float32)
         scores = np.full((len(asked), min(depth, self.size)), -np.inf, dtype=np.float32)
         rows = np.full(scores.shape, -1, dtype=np.int64)
-        keep, sound = _kernel(), True
-        products = np.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=np.float32)
+        sieve = Rounded if pays(len(asked), self.size, width, self.memory) else _Exact
+        sifted, sound = sieve(asked, scores, rows), True
         at_once = min(_ROWS, max(_ROWS_A_TILE, self.memory // (width * (self.vectors.itemsize + 4))))
         for first, block in _blocks(self.vectors, at_once) if scores.size else ():
-            for start in range(0, len(block), _ROWS_A_TILE):
-                tile = block[start : start + _ROWS_A_TILE].T
-                for query in range(0, len(asked), _QUERIES_A_TILE):
-                    some = slice(query, query + _QUERIES_A_TILE)
-                    out = products[: len(asked[some]) * tile.shape[1]].reshape(-1, tile.shape[1])
-                    np.matmul(asked[some], tile, out=out)
-                    sound &= keep(out, first + start, scores[some], rows[some])
+            sound &= sifted.sift(block, first)
         if not sound:
             raise InputError("a vector of the query or of the index is NaN; the model has diverged in training")
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -109,6 +104,31 @@ class Mapped(Index):
         return _Mapped(vectors, self.memory)
 
 
+class _Exact:
+    """As `Rounded`, by float32 products alone."""
+
+    def __init__(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+        self.queries, self.scores, self.rows = queries, scores, rows
+        self._products = np.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=np.float32)
+
+    def sift(self, vectors: np.ndarray, first: int) -> bool:
+        sound = True
+        for start in range(0, len(vectors), _ROWS_A_TILE):
+            tile = vectors[start : start + _ROWS_A_TILE].T
+            for query in range(0, len(self.queries), _QUERIES_A_TILE):
+                some = slice(query, query + _QUERIES_A_TILE)
+                asked = self.queries[some]
+                out = self._products[: len(asked) * tile.shape[1]].reshape(-1, tile.shape[1])
+                np.matmul(asked, tile, out=out)
+                sound &= self._kept(out, self.scores[some], self.rows[some], first + start)
+        return sound
+
+    @staticmethod
+    def _kept(products: np.ndarray, scores: np.ndarray, rows: np.ndarray, first: int) -> bool:
+        keep = compiled(_keep)
+        return all(in_parts(lambda part: keep(products[part], first, scores[part], rows[part]), len(products)))
+
+
 def _blocks(vectors: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, float32 vectors) of each block.
 
@@ -140,16 +160,8 @@ def _fill(stream: Any, block: np.ndarray) -> None:
         left = left[read:]
 
 
-@cache
-def _kernel() -> Any:
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_keep)
-
-
 def _keep(products: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray) -> bool:
     """Put the best of a block into each query's heap, whose least score is at its root; False where one is NaN."""
-    depth = scores.shape[1]
     sound = True
     for query in range(products.shape[0]):
         heap, names, block = scores[query], rows[query], products[query]
@@ -161,18 +173,7 @@ def _keep(products: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray
             if np.isnan(score):
                 sound = False
                 continue
-            hole = 0
-            while True:
-                child = 2 * hole + 1
-                if child >= depth:
-                    break
-                if child + 1 < depth and heap[child + 1] < heap[child]:
-                    child += 1
-                if heap[child] >= score:
-                    break
-                heap[hole], names[hole] = heap[child], names[child]
-                hole = child
-            heap[hole], names[hole] = score, first + at
+            replace_least(heap, names, score, first + at)
             least = heap[0]
     return sound
 

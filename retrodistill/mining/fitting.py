@@ -10,6 +10,7 @@ from retrodistill.errors import InputError
 from retrodistill.indexing.mapped import Mapped
 from retrodistill.memory import Budget, resident, shown
 from retrodistill.retrieval.bm25 import BM25Searcher
+from retrodistill.retrieval.dense import Dense
 from retrodistill.retrieval.others import RunFileSearcher
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ _A_FOUND_ROW, _A_KEPT_ROW = 1_000, 120
 # What a byte of text takes while BM25 indexes it (5 to 6), and one of a run file once it is read (3.2).
 _A_TEXT_BYTE, _A_RUN_BYTE = 8, 5
 _LEAST_QUERIES = 32
+
+
+def search_in_place(sources: Mapping[str, tuple[Part, Any]]) -> None:
+    """Have bi-encoders search their vectors where they lie: they find the same, and no copy is held in memory."""
+    for source, searcher in sources.values():
+        if isinstance(source, Dense):
+            searcher.use(Mapped().build(searcher.document_vectors))
 
 
 def fit(sources: Mapping[str, tuple[Part, Any]], collection: Collection, budget: Budget) -> None:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, islice, repeat
+from itertools import islice
 from operator import ge
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from retrodistill.errors import InputError
 from retrodistill.memory import Budget
 from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
-from retrodistill.mining.fitting import fit, observe, queries_at_once
+from retrodistill.mining.fitting import fit, observe, queries_at_once, search_in_place
 from retrodistill.mining.pool import Pool, Rule
 from retrodistill.mining.samplers import Sampler
 from retrodistill.mining.signals import Signals
@@ -102,7 +102,9 @@ def mine(
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
     budget = Budget(memory) if memory is not None else None
     at_once = _QUERIES_AT_ONCE
-    if budget is not None:
+    if budget is None:
+        search_in_place(opened)
+    else:
         fit(opened, collection, budget)
         found = depth * len(sources)
         kept = cast(Sampler, sampler).n if sampler else found
@@ -152,13 +154,18 @@ class _Mining:
         # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
         grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
         found = {label: run[query] for label, run in runs.items()}
-        merged = _merge(found, grades, self.account)
-        labelled = [row for row in merged if row.label is not None]
+        documents, ranks = _merge(found)
+        if len(found) > 1:
+            self.account.dropped[MERGED] += sum(map(len, found.values())) - len(documents)
+        relevant = [doc for doc, grade in grades.items() if grade > 0]
+        pool = Pool(query, documents, ranks, relevant, self.collection, found)
+        known = [at for at, doc in enumerate(documents) if doc in grades] if grades else []
+        labelled = [pool.row(at, grades[documents[at]]) for at in known]
         if self.positives:
             labelled = self._added(labelled, grades)
-        unlabelled = sorted((row for row in merged if row.label is None), key=lambda row: row.rank)
-        relevant = [doc for doc, grade in grades.items() if grade > 0]
-        return labelled, Pool(query, unlabelled, relevant, self.collection, found)
+        left = np.ones(len(documents), dtype=np.bool_)
+        left[known] = False
+        return labelled, pool.only(left) if known else pool
 
     def _search(self, label: str, queries: Sequence[str]) -> Run:
         # two more than asked for, so that a query's own id and what it is made of can go without leaving a gap
@@ -167,8 +174,9 @@ class _Mining:
         for query in queries:
             ranked = _in_order(found.get(query, {}))
             barred = [doc for doc in self.collection.barred(query) if doc in ranked]
-            run[query] = dict(islice((item for item in ranked.items() if item[0] not in barred), self.depth))
-            own = sum(doc in barred for doc in islice(ranked, len(run[query]) + len(barred)))
+            left = ((doc, score) for doc, score in ranked.items() if doc not in barred) if barred else ranked.items()
+            run[query] = dict(islice(left, self.depth))
+            own = sum(doc in barred for doc in islice(ranked, len(run[query]) + len(barred))) if barred else 0
             self.account.found[label] += len(run[query]) + own
             if own:
                 self.account.dropped[OWN] += own
@@ -246,22 +254,15 @@ def _unjudged(rule: Rule, pool: Pool) -> int:
     return int(np.isnan([pool.scores(judge) for judge in rule.judges]).any(axis=0).sum())
 
 
-def _merge(found: Mapping[str, Mapping[str, float]], grades: Mapping[str, int], account: Account) -> list[Candidate]:
-    """One row a document: the sources that found it, the best rank, and the score that gave it."""
+def _merge(found: Mapping[str, Mapping[str, float]]) -> tuple[list[str], np.ndarray]:
+    """Every document once, by the best rank that a source gave it: ids, and ranks of shape (documents,)."""
     if len(found) == 1:
-        ((label, scores),) = found.items()
-        return list(map(Candidate, scores, repeat(label), count(1), scores.values(), map(grades.get, scores)))
-    rows: dict[str, Candidate] = {}
-    for label, scores in found.items():
-        for rank, (document, score) in enumerate(scores.items(), start=1):
-            before = rows.get(document)
-            if before is None:
-                rows[document] = Candidate(document, label, rank, score, grades.get(document))
-                continue
-            account.dropped[MERGED] += 1
-            sources = f"{before.source}+{label}"
-            better = rank < before.rank
-            rows[document] = before._replace(
-                source=sources, rank=rank if better else before.rank, score=score if better else before.score
-            )
-    return list(rows.values())
+        (scores,) = found.values()
+        return list(scores), np.arange(1, len(scores) + 1)
+    best: dict[str, int] = {}
+    for scores in found.values():
+        for rank, document in enumerate(scores, start=1):
+            best[document] = min(rank, best.get(document, rank))
+    documents, ranks = list(best), np.fromiter(best.values(), dtype=np.int64, count=len(best))
+    order = np.argsort(ranks, kind="stable")
+    return [documents[row] for row in order.tolist()], ranks[order]

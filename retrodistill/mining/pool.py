@@ -69,7 +69,8 @@ class Pool:
 
     Attributes:
         query: its id.
-        rows: its unlabelled documents by best rank.
+        documents: the ids of its unlabelled documents by best rank.
+        ranks: the best rank of each over the sources, from 1, ascending: int64, shape (documents,).
         positives: ids of its relevant documents, as labelled.
         collection: where the texts are.
         found: by source the score that it gave each document, best first.
@@ -78,7 +79,8 @@ class Pool:
     """
 
     query: str
-    rows: Sequence[Candidate]
+    documents: Sequence[str]
+    ranks: np.ndarray
     positives: Sequence[str]
     collection: Collection
     found: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -86,27 +88,31 @@ class Pool:
     spaces: Mapping[str, Space] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.documents)
 
     def only(self, rows: np.ndarray) -> Pool:
         """The same pool with some of its rows: a mask or row numbers, (documents,) or (kept,)."""
         kept = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        return replace(self, rows=[self.rows[int(row)] for row in kept])
+        return replace(self, documents=[self.documents[row] for row in kept.tolist()], ranks=self.ranks[kept])
+
+    @property
+    def rows(self) -> list[Candidate]:
+        """The documents as they are handed on."""
+        return [self.row(at) for at in range(len(self))]
+
+    def row(self, at: int, label: int | None = None) -> Candidate:
+        """The document at a place: the sources that found it, the best rank, and the score that gave it."""
+        document, rank = self.documents[at], int(self.ranks[at])
+        sources = [source for source, scores in self.found.items() if document in scores]
+        best = sources[0]
+        if len(sources) > 1:
+            best = next(source for source in sources if self.places[source][document] == rank)
+        return Candidate(document, "+".join(sources), rank, self.found[best][document], label)
 
     @cached_property
     def places(self) -> dict[str, dict[str, int]]:
         """By source the rank, from 1, that it gave each document, those that are gone and labelled ones included."""
         return {source: {doc: rank for rank, doc in enumerate(found, 1)} for source, found in self.found.items()}
-
-    @cached_property
-    def documents(self) -> list[str]:
-        """The ids."""
-        return [row.doc_id for row in self.rows]
-
-    @cached_property
-    def ranks(self) -> np.ndarray:
-        """The best rank of each over the sources, from 1, ascending: int64, shape (documents,)."""
-        return np.array([row.rank for row in self.rows], dtype=np.int64)
 
     def scores(self, judge: Part | None) -> np.ndarray:
         """What a judge makes of the documents: float32, shape (documents,), NaN where it gave nothing."""

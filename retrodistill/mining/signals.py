@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,10 +73,7 @@ class Signals:
             for query, known in scores.items():
                 by_query[query][key_of(judge)] = known
         spaces = {key_of(space): self._space(space) for space in rule.spaces}
-        return [
-            Pool(pool.query, pool.rows, pool.positives, pool.collection, pool.found, by_query[pool.query], spaces)
-            for pool in pools
-        ]
+        return [replace(pool, scores_by=by_query[pool.query], spaces=spaces) for pool in pools]
 
     def weighed(self, rule: Weigher, candidates: Candidates) -> Candidates:
         """The same candidates with the weights that a rule gives them."""
@@ -124,7 +122,7 @@ class Signals:
 
     def _list(self, pool: Pool, rule: Rule) -> list[Candidate]:
         """What is judged of a pool, positives where the sources have them: a judge of lists learns no label."""
-        rows = list(pool.rows)
+        rows = pool.rows
         if rule.needs_positives:
             last = max((row.rank for row in rows), default=0) + 1
             for doc in pool.positives:

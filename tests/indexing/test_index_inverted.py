@@ -164,14 +164,6 @@ def test_no_index_is_refused(tmp_path):
         Inverted().load(tmp_path)
 
 
-@pytest.mark.parametrize(("allowed", "threads"), [("1", 1), ("3,2", 3), ("0", 1)])
-def test_a_search_keeps_to_the_threads_that_are_allowed(allowed, threads, monkeypatch):
-    from retrodistill.indexing.inverted import _threads
-
-    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
-    assert _threads() == threads
-
-
 def test_a_search_leaves_torchs_threads_alone():
     code = """
 import numpy as np, torch

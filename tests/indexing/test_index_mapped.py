@@ -38,6 +38,18 @@ def test_what_flat_finds_ties_included(size, asked, depth, seed, ties):
         np.testing.assert_allclose(list(one.values()), list(other.values()), atol=1e-5)
 
 
+def test_many_queries_find_the_same(monkeypatch):
+    """Enough of them for rounded products, where the processor has them."""
+    small_tiles(monkeypatch)
+    generator = np.random.default_rng(0)
+    vectors, queries = (generator.standard_normal((size, 16)).astype(np.float32) for size in (500, 200))
+    queries.flags.writeable = False
+    scores, rows = Mapped().build(vectors).nearest(queries, 30)
+    expected_scores, expected_rows = Flat().build(vectors).nearest(queries, 30)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_vectors_on_disk_are_read_and_not_mapped(tmp_path, monkeypatch, dtype):
     small_tiles(monkeypatch)

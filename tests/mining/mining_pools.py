@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from retrodistill.candidates import Candidate
 from retrodistill.collections import Collection, Texts
 from retrodistill.mining.pool import Pool, key_of
 
@@ -26,7 +25,8 @@ def pool_of(ranks=None, scores=None, *, judge=None, positives=(), places=None, s
     known |= dict(zip(relevant, positives, strict=True))
     return Pool(
         query="q",
-        rows=[Candidate(doc, "a", int(rank), 0.0, None) for doc, rank in zip(names, ranks, strict=True)],
+        documents=names,
+        ranks=np.array(ranks, dtype=np.int64),
         positives=relevant,
         collection=collection,
         found={

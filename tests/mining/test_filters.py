@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from retrodistill.candidates import Candidate
 from retrodistill.collections import Collection, Texts
 from retrodistill.mining.filters import DuplicatesOfPositives, Length, Script
 from retrodistill.mining.near import NearDuplicates, signature
@@ -22,7 +21,7 @@ TEXTS = {
 
 def keep(part, corpus, documents, positives, query=""):
     collection = Collection("toy", corpus, Texts.queries("toy", [("q", query)]), {})
-    return part.keep(Pool("q", [Candidate(doc, "a", 1, 0.0, None) for doc in documents], positives, collection))
+    return part.keep(Pool("q", documents, np.ones(len(documents), dtype=np.int64), positives, collection))
 
 
 def kept(documents, positives, part=None, texts=None, query=""):
