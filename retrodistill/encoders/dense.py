@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from retrodistill.emissions import Emission
-from retrodistill.encoders.common import Role, token_batches, tokens_a_batch
+from retrodistill.encoders.common import Role
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from retrodistill.packed.sentences import PackedSentences
+    from retrodistill.packed.tokens import Tokens
 
 
 class DenseEncoder(Encoder):
@@ -43,19 +46,13 @@ class DenseEncoder(Encoder):
 
         return PackedSentences.of(self.model, self.precision)
 
-    def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Without padding where that is known to give the same vectors, else by sentence-transformers itself."""
-        packed = self.packed
-        if packed is None:
-            yield from super().batches(texts, role)  # type: ignore[misc]
-            return
-        from retrodistill.packed.parallel import each
+    def computed(self, packed: PackedSentences, tokens: Tokens) -> Tensor:
+        """Shape (texts, dimensions)."""
+        return packed.vectors(tokens, normalize=self.similarity == "cosine")
 
-        tokens = packed.tokens(texts, role, self.prompts[role])
-        normalize = self.similarity == "cosine"
-        by_length = token_batches(tokens.lengths, tokens_a_batch(self.device))
-        for rows, vectors in each(lambda rows: packed.vectors(tokens.take(rows), normalize), by_length, self.device):
-            yield rows, vectors.float().cpu().numpy()
+    def emitted(self, made: Tensor, role: Role) -> np.ndarray:
+        """The vectors as they are."""
+        return made.float().cpu().numpy()
 
     def encode_batch(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Shape (texts, dimensions)."""
@@ -69,4 +66,4 @@ class DenseEncoder(Encoder):
             show_progress_bar=False,
             **options,
         )
-        return vectors.float().cpu().numpy()
+        return self.emitted(vectors, role)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from retrodistill.emissions import Emission, Vectors, columns_of, in_order, join
 from retrodistill.encoders.common import Precision, Role, autocast, device_of, token_batches, tokens_a_batch
 from retrodistill.encoders.loading import load_model, token_lengths
 from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrodistill.packed.tokens import Tokens
 
 
 class Encoder(ABC):
@@ -129,11 +134,36 @@ class Encoder(ABC):
                     done(len(rows))
         return in_order(join(parts), np.concatenate(orders))
 
+    @property
+    def packed(self) -> Any | None:
+        """The model without padding, where that is known to give the same vectors; a subclass that knows says so."""
+        return None
+
     def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, Vectors]]:
-        """Vectors of some rows of the texts at a time; called in inference mode."""
-        for rows in token_batches(self.lengths(texts), tokens_a_batch(self.device)):
-            with autocast(self.device, self.precision):
-                yield rows, self.encode_batch([texts[row] for row in rows], role)
+        """Vectors of some rows of the texts at a time; called in inference mode.
+
+        Without padding where that is known to give the same vectors, else by sentence-transformers itself.
+        """
+        packed = self.packed
+        if packed is None:
+            for rows in token_batches(self.lengths(texts), tokens_a_batch(self.device)):
+                with autocast(self.device, self.precision):
+                    yield rows, self.encode_batch([texts[row] for row in rows], role)
+            return
+        from retrodistill.packed.parallel import each
+
+        tokens = packed.tokens(texts, role, self.prompts[role])
+        by_length = token_batches(tokens.lengths, tokens_a_batch(self.device))
+        for rows, made in each(lambda rows: self.computed(packed, tokens.take(rows)), by_length, self.device):
+            yield rows, self.emitted(made, role)
+
+    def computed(self, packed: Any, tokens: Tokens) -> Tensor:
+        """What the packed model makes of a batch."""
+        raise NotImplementedError
+
+    def emitted(self, made: Tensor, role: Role) -> Vectors:
+        """The kind of vectors that the encoder emits, of what it computed."""
+        raise NotImplementedError
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""

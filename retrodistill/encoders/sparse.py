@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from retrodistill.emissions import Emission, SparseVectors
 from retrodistill.encoders.common import Role
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrodistill.packed.terms import PackedTerms
+    from retrodistill.packed.tokens import Tokens
 
 
 class SpladeEncoder(Encoder):
@@ -62,30 +68,50 @@ class SpladeEncoder(Encoder):
         """Size of the vocabulary."""
         return int(self.model.encode_document([""], convert_to_sparse_tensor=False, show_progress_bar=False).shape[-1])
 
-    def encode_batch(self, texts: Sequence[str], role: Role) -> SparseVectors:
-        """The terms that have a weight.
+    @cached_property
+    def packed(self) -> PackedTerms | None:
+        """The model without padding, where that is known to give the same weights."""
+        from retrodistill.packed.terms import PackedTerms
+
+        return PackedTerms.of(self.model, self.precision)
+
+    def computed(self, packed: PackedTerms, tokens: Tokens) -> Tensor:
+        """The weight of each term, shape (texts, terms)."""
+        return packed.weights(tokens)
+
+    def emitted(self, made: Tensor, role: Role) -> SparseVectors:
+        """The terms that have a weight, the heaviest where only so many are kept.
 
         Raises:
             InputError: a weight is negative.
         """
         import torch
+        from sentence_transformers.util import select_max_active_dims
 
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
-        options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
-        weights = encode(
-            list(texts),
-            batch_size=len(texts),
-            convert_to_sparse_tensor=False,
-            max_active_dims=self.top_k[role],
-            show_progress_bar=False,
-            **options,
-        ).float()
+        kept = self.top_k[role]
+        weights = select_max_active_dims(made.float(), self.model.max_active_dims if kept is None else kept)
         if (weights < 0).any():
             raise InputError(f"model {self.name!r} gives a term of a {role} a weight below 0; an index needs >= 0")
         rows, terms = weights.nonzero(as_tuple=True)
         return SparseVectors(
-            lengths=torch.bincount(rows, minlength=len(texts)).cpu().numpy(),
+            lengths=torch.bincount(rows, minlength=len(weights)).cpu().numpy(),
             terms=terms.int().cpu().numpy(),
             weights=weights[rows, terms].cpu().numpy(),
             dimensions=weights.shape[1],
+        )
+
+    def encode_batch(self, texts: Sequence[str], role: Role) -> SparseVectors:
+        """The terms that have a weight."""
+        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
+        return self.emitted(
+            encode(
+                list(texts),
+                batch_size=len(texts),
+                convert_to_sparse_tensor=False,
+                max_active_dims=self.top_k[role],
+                show_progress_bar=False,
+                **options,
+            ),
+            role,
         )

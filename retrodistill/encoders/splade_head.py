@@ -53,10 +53,11 @@ def pooled(
         peaks = _Peaks.apply(hidden, weight, bias)
     else:
         peaks, _ = _peaks(hidden, weight, bias, keep_places=False)
-    return _saturated(peaks, logs) * mask.any(1, keepdim=True)
+    return saturated(peaks, logs) * mask.any(1, keepdim=True)
 
 
-def _saturated(logits: Tensor, logs: int) -> Tensor:
+def saturated(logits: Tensor, logs: int) -> Tensor:
+    """Relu, and log(1 + x) of it as often as said."""
     weights = logits.relu()
     for _ in range(logs):
         weights = weights.log1p()
@@ -131,7 +132,7 @@ def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) 
 def _sums(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, logs: int) -> Tensor:
     def part(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         logits = functional.linear(hidden, weight, bias).float()
-        return (_saturated(logits, logs) * mask[..., None]).sum(1)
+        return (saturated(logits, logs) * mask[..., None]).sum(1)
 
     texts_at_once, terms_at_once = _chunks(hidden, weight)
     texts = list(zip(hidden.split(texts_at_once), mask.split(texts_at_once), strict=True))
@@ -187,6 +188,13 @@ def _fuse(encoder: Any, pooling: Any) -> bool:
     if not same:
         del projection.forward, pooling.forward
     return same
+
+
+def fused(pooling: Any) -> int:
+    """How often a pooling that `fuse` has changed takes log(1 + x); 0 where it was left alone."""
+    forward = vars(pooling).get("forward")
+    changed = isinstance(forward, partial) and forward.func is _pool
+    return _LOGS[pooling.activation_function] if changed else 0
 
 
 def _handed_on(hidden: Tensor) -> Tensor:

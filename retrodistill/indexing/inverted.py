@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from retrodistill.compiled import compiled, in_parts
 from retrodistill.emissions import Emission, SparseVectors
 from retrodistill.errors import InputError
-from retrodistill.indexing.compiled import compiled, in_parts
 from retrodistill.indexing.index import BuiltIndex, Index
 
 _DAMAGED = "build the index again: retrodistill index"

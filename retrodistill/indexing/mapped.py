@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from retrodistill.compiled import compiled, in_parts, replace_least
 from retrodistill.emissions import Emission
 from retrodistill.errors import InputError
-from retrodistill.indexing.compiled import compiled, in_parts, replace_least
 from retrodistill.indexing.index import BuiltIndex, Index
 from retrodistill.indexing.rounded import Rounded, pays
 from retrodistill.memory import Size

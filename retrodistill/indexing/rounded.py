@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from retrodistill.indexing.compiled import compiled, in_parts, replace_least
+from retrodistill.compiled import compiled, in_parts, replace_least
 
 # Products that are held at once, 2 MiB, and queries from which on rounding the vectors costs less than it saves.
 _QUERIES_A_TILE, _ROWS_A_TILE, _FEWEST_QUERIES = 1_024, 1_024, 64
@@ -101,7 +101,9 @@ def _keep(
             end = min(start + 64, count)
             most = np.int16(-32_768)
             for at in range(start, end):  # a maximum of many is found at once
-                most = max(most, block[at] ^ ((block[at] >> 15) & np.int16(0x7FFF)))
+                sign = np.int16(np.int16(block[at] >> 15) & np.int16(0x7FFF))
+                order = np.int16(block[at] ^ sign)
+                most = order if order > most else most
             if most < bound:
                 continue
             for at in range(start, end):

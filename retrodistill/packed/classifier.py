@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 
 from retrodistill.packed.encoder import PackedEncoder
-from retrodistill.packed.sentences import reads_plain_text
+from retrodistill.packed.texts import reads_plain_text
 from retrodistill.packed.tokens import Tokens
 
 if TYPE_CHECKING:

@@ -10,13 +10,11 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from torch import Tensor
 
 from retrodistill.packed.encoder import PackedEncoder
+from retrodistill.packed.texts import reads_plain_text, tokens_of
 from retrodistill.packed.tokens import Tokens
 
 if TYPE_CHECKING:
     from retrodistill.encoders import Precision, Role
-
-# The prompts that sentence-transformers looks for, in its order.
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class PackedSentences:
@@ -46,15 +44,7 @@ class PackedSentences:
 
     def tokens(self, texts: Sequence[str], role: Role, prompt: str | None) -> Tokens:
         """Tokens of texts behind a prompt: this one, or the model's own for the role where None."""
-        prompt = self._prompt(role) if prompt is None else prompt
-        if prompt:
-            texts = [prompt + text for text in texts]
-        return Tokens.of(self.model.tokenizer, texts, max_length=self.model.max_seq_length)
-
-    def _prompt(self, role: Role) -> str | None:
-        prompts = self.model.prompts
-        named = [name for name in _PROMPTS[role] if name in prompts]
-        return prompts[named[0]] if named else prompts.get(self.model.default_prompt_name)
+        return tokens_of(self.model, texts, role, prompt)
 
     @torch.inference_mode()
     def vectors(self, tokens: Tokens, normalize: bool) -> Tensor:
@@ -70,19 +60,3 @@ class PackedSentences:
             features = module(features)
         vectors = features["sentence_embedding"][:, : self.model.truncate_dim]
         return torch.nn.functional.normalize(vectors, dim=1) if normalize else vectors
-
-
-def reads_plain_text(transformer: Transformer, output: str) -> bool:
-    """Whether a module of sentence-transformers does no more than tokenise texts and call its model's forward."""
-    tokenizer = transformer.tokenizer
-    return (
-        transformer.backend == "torch"
-        and transformer.module_output_name == output
-        and set(transformer.modality_config) == {"text"}
-        and transformer.modality_config["text"]["method"] == "forward"
-        and transformer.modality_config["text"]["method_output_name"] in ("last_hidden_state", "logits")
-        and not transformer.processing_kwargs
-        and transformer.query_length is transformer.document_length is transformer.query_expansion is None
-        and getattr(tokenizer, "padding_side", None) == "right"  # padding on the left moves positions
-        and bool(tokenizer("")["input_ids"])  # an empty text has its special tokens
-    )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrodistill.indexing.compiled import in_parts, replace_least, threads
+from retrodistill.compiled import in_parts, replace_least, threads
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [("1", 1), ("3,2", 3), ("0", 1)])
