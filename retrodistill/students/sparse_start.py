@@ -78,7 +78,9 @@ def thin_out(model: Any, terms: int, name: str) -> None:
             f"start: the logits of {name!r} have nothing in common by which to lower them: of {terms} terms that a "
             f"sentence should have it has {given:,.0f}; `start: null` leaves them alone"
         )
-    projection.weight = torch.nn.Parameter(made.to(weight.dtype, copy=True), requires_grad=projection.weight.requires_grad)
+    projection.weight = torch.nn.Parameter(
+        made.to(weight.dtype, copy=True), requires_grad=projection.weight.requires_grad
+    )
     for config in {id(found): found for found in (network.config, network.config.get_text_config())}.values():
         config.tie_word_embeddings = False
 
