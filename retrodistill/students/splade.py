@@ -21,6 +21,7 @@ from retrodistill.students import assembly
 from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
+from retrodistill.students.sparse_start import thin_out
 from retrodistill.students.student import Penalty, Student, Tokens
 
 if TYPE_CHECKING:
@@ -61,13 +62,17 @@ class SpladeStudent(Student):
     starts from the JSON file `idf`, such as `retrodistill idf` writes, or at 1; `train_idf: false` leaves it there.
 
     A decoder sees nothing behind a token: `echo` has it read every text twice. `lora` trains adapters in place of its
-    weights, which they are merged into when the model is saved.
+    weights, which they are merged into when the model is saved. Its logits are lowered before the first step until a
+    sentence has `start` terms: most are above 0, and a text would have them all.
     """
 
     emits: ClassVar[Emission] = "sparse"
     kind: Literal["splade"] = "splade"
     max_length: int | None = Field(None, ge=2, description="tokens of a text; with echo twice as many are read")
     echo: bool = Field(False, description="read every text twice, for decoders")
+    start: int | None = Field(
+        64, ge=1, description="terms that a decoder gives a sentence before it is trained; null leaves its logits alone"
+    )
     lora: Lora | None = None
     dropout: float | None = Field(None, ge=0, lt=1)
     pooling: Literal["max", "sum"] | None = None
@@ -89,6 +94,8 @@ class SpladeStudent(Student):
             )
         if self.echo and not self._decodes:
             raise InputError(f"echo is for decoders, which see nothing behind a token; {self.model!r} is none")
+        if "start" in self.model_fields_set and not self._decodes:
+            raise InputError(f"start lowers the logits of a decoder; {self.model!r} is none")
         length = self.max_length * 2 if self.echo and self.max_length is not None else self.max_length
         check_shape(self.model, lengths={"max_length": length})
         if self.lora is not None:
@@ -133,6 +140,8 @@ class SpladeStudent(Student):
                 f"model {self.model!r} has no SPLADE head that is known here: a linear projection of token states to "
                 "terms, then SpladePooling; start from a *ForMaskedLM or *ForCausalLM checkpoint"
             )
+        if self._decodes and self.start is not None:
+            thin_out(model, self.start, self.model)
         if self.lora is not None:
             self.lora.add(model)
         if self.top_k is not None:
