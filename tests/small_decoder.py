@@ -1,4 +1,4 @@
-"""A decoder small enough for a test, and its tokenizer, which adds nothing to a text."""
+"""A decoder and an encoder-decoder small enough for a test, and their tokenizer, which adds nothing to a text."""
 
 import torch
 
@@ -24,3 +24,18 @@ def decoder(tiny_model, folder, template=None):
 
 
 CHAT = "{% for message in messages %}storm {{ message.content }}{% endfor %}"
+
+
+def encoder_decoder(decoder_folder, folder):
+    """A T5ForConditionalGeneration of two layers in a folder, with a decoder's tokenizer."""
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(decoder_folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    return str(folder)

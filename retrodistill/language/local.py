@@ -17,6 +17,7 @@ from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
 from retrodistill.language.model import Prompt
 from retrodistill.language.prompts import first_tokens, tokens_of
+from retrodistill.language.sampling import Drawn, Sampling
 from retrodistill.registry import Part
 
 if TYPE_CHECKING:
@@ -159,17 +160,28 @@ class LocalModel:
                 values[part] = self._mean_logs([read[row] for row in part], [said[row] for row in part])
         return values
 
-    def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[str | None]:
-        """What the model says, the likeliest token at each step."""
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        seeds: Sequence[int] = (),
+    ) -> list[str | None]:
+        """What the model says, the likeliest token at each step, or one that is drawn, by a seed for each prompt."""
         import torch
 
         read = [self._tokens(prompt) for prompt in prompts]
         said: list[str | None] = [None] * len(read)
         for places in self._batches([len(tokens) + max_tokens for tokens in read]):
             inputs = self._padded([read[place] for place in places], left=not self._encodes)
+            drawn = [] if sampling is None else [Drawn(sampling, [seeds[place] for place in places])]
             with torch.inference_mode(), self._autocast():
                 found = self.model.generate(
-                    **inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id
+                    **inputs,
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    logits_processor=drawn,
                 )
             kept = found[:, 1 if self._encodes else inputs["input_ids"].shape[1] :]
             for place, text in zip(places, self.tokenizer.batch_decode(kept, skip_special_tokens=True), strict=True):

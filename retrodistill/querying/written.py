@@ -106,7 +106,7 @@ class Written(QueryMaker):
         seen: set[str],
         dropped: Counter[str],
     ) -> Iterator[MadeQuery]:
-        prompts = [self._prompt(shown, _cut(corpus.text(doc), self.max_words)) for doc in docs]
+        prompts = [self._prompt(shown, cut_to_words(corpus.text(doc), self.max_words)) for doc in docs]
         answers = kept.generate(model, prompts, _TOKENS_A_QUERY * self.each, f"write {self.form}s")
         for doc, answer in zip(docs, answers, strict=True):
             if answer is None:
@@ -141,7 +141,7 @@ class Written(QueryMaker):
         form = _FORMS[self.form]
         count = "Write it alone, on one line." if self.each == 1 else f"Write {self.each} of them, one a line, no more."
         pairs = self.examples or tuple(_labelled(collection, self.shots, seed))
-        shots = [f"Document: {_cut(pair.document, 80)}\n{form.name}: {pair.query}" for pair in pairs]
+        shots = [f"Document: {cut_to_words(pair.document, 80)}\n{form.name}: {pair.query}" for pair in pairs]
         return "\n\n".join([f"{form.instruction} {count}", *shots])
 
     def _prompt(self, shown: str, document: str) -> Prompt:
@@ -185,7 +185,8 @@ def _labelled(collection: Collection, count: int, seed: int) -> Iterator[Example
         yield Example(document=collection.corpus.text(best), query=collection.queries.text(query))
 
 
-def _cut(text: str, words: int) -> str:
+def cut_to_words(text: str, words: int) -> str:
+    """The first so many words."""
     pieces = text.split()
     return " ".join(pieces[:words])
 

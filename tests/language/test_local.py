@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_decoder import CHAT, decoder
+from small_decoder import CHAT, decoder, encoder_decoder
 
 from retrodistill.errors import InputError
 from retrodistill.language.local import Transformers
@@ -19,19 +19,8 @@ def llama(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def t5(tiny_model, llama, tmp_path_factory):
-    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-
-    folder = tmp_path_factory.mktemp("t5")
-    tokenizer = AutoTokenizer.from_pretrained(llama)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0,
-        pad_token_id=0, eos_token_id=2,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    return str(folder)
+def t5(llama, tmp_path_factory):
+    return encoder_decoder(llama, tmp_path_factory.mktemp("t5"))
 
 
 @pytest.fixture(params=["llama", "t5"])
