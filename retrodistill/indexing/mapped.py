@@ -19,7 +19,7 @@ from retrodistill.indexing.rounded import Rounded, pays
 from retrodistill.memory import Size
 
 # Queries that share one reading of the vectors, and rows read at once where memory allows.
-_QUERIES, _ROWS = 8_192, 65_536
+_QUERIES, _ROWS = 8_192, 16_384
 # Products that are held at once, 2 MiB: they are looked at and forgotten before they leave a core's cache.
 _QUERIES_A_TILE, _ROWS_A_TILE = 256, 2_048
 

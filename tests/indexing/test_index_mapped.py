@@ -74,7 +74,7 @@ def test_memory_decides_how_much_is_read_at_once(monkeypatch):
     vectors = np.ones((10, 1_000), dtype=np.float32)
     for memory in ("1MB", "80MB", "10GB"):
         Mapped(memory=memory).build(vectors).nearest(vectors[:1], 1)
-    assert read == [2_048, 10_000, 65_536]  # 8,000 bytes a row, of which no fewer than a tile's are read
+    assert read == [2_048, 10_000, 16_384]  # 8,000 bytes a row, of which no fewer than a tile's are read
 
 
 def test_an_index_is_kept_and_opened(tmp_path):
