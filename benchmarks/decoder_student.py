@@ -46,10 +46,8 @@ def student_of(kind: str, model: str) -> tuple[DenseStudent | SpladeStudent, dic
         )
         return student, {"kind": "infonce", "temperature": 0.05}
     weights = Sparsity(query=1e-3, document=1e-3)
-    return SpladeStudent(model=model, echo=True, max_length=64, dropout=0, lora=lora, flops=weights, top_k=256), {
-        "kind": "infonce",
-        "temperature": 10.0,
-    }
+    student = SpladeStudent(model=model, echo=True, max_length=64, dropout=0, lora=lora, flops=weights)
+    return student, {"kind": "infonce", "temperature": 5.0}
 
 
 def main(data: str, kind: str, steps: int) -> None:

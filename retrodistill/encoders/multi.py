@@ -51,9 +51,9 @@ class MultiEncoder(Encoder):
         tokens = [np.where(ids < 0, ~ids, ids) for ids in read]  # what expands a query is seen like any other here
         by_length = token_batches([len(text) for text in tokens], tokens_a_batch(self.device))
         made = each(lambda rows: packed.vectors([tokens[row] for row in rows], role), by_length, self.device)
-        for rows, (vectors, lengths) in made:
-            if role == "query" and self.model.similarity_fn_name == "meanmaxsim":
-                vectors = vectors / lengths.repeat_interleave(lengths)[:, None]
+        for rows, (found, lengths) in made:
+            mean = role == "query" and self.model.similarity_fn_name == "meanmaxsim"
+            vectors = found / lengths.repeat_interleave(lengths)[:, None] if mean else found
             yield rows, MultiVectors(lengths.cpu().numpy(), vectors.cpu().numpy())
 
     def encode_batch(self, texts: Sequence[str], role: Role) -> MultiVectors:
