@@ -109,15 +109,17 @@ class _Peaks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         hidden, weight, places = ctx.saved_tensors
         texts, terms = gradient.nonzero(as_tuple=True)
         amounts = gradient[texts, terms]
         tokens = texts * hidden.shape[1] + places[texts, terms]
         flat = hidden.flatten(0, 1).float()
         to_hidden = _csr(tokens, terms, amounts, (len(flat), len(weight))) @ weight.float()
-        to_weight = _csr(terms, tokens, amounts, (len(weight), len(flat))) @ flat
-        return to_hidden.view(hidden.shape).to(hidden.dtype), to_weight.to(weight.dtype), gradient.sum(0)
+        to_weight = None
+        if ctx.needs_input_grad[1]:  # not where adapters alone learn
+            to_weight = (_csr(terms, tokens, amounts, (len(weight), len(flat))) @ flat).to(weight.dtype)
+        return to_hidden.view(hidden.shape).to(hidden.dtype), to_weight, gradient.sum(0)
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -169,6 +171,10 @@ def fuse(model: nn.Module) -> bool:
 
 
 def _fuse(encoder: Any, pooling: Any) -> bool:
+    from sentence_transformers.base.modules.dense import Dense
+
+    if type(encoder) is Dense:
+        return _fuse_dense(encoder, pooling)
     network: Any = getattr(encoder, "auto_model", None)
     projection = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     if not isinstance(projection, nn.Linear) or pooling.activation_function not in _LOGS:
@@ -197,7 +203,18 @@ def fused(pooling: Any) -> int:
     return _LOGS[pooling.activation_function] if changed else 0
 
 
-def _handed_on(hidden: Tensor) -> Tensor:
+def _fuse_dense(dense: Any, pooling: Any) -> bool:
+    """As `_fuse`, of a projection that is a module of its own: there is nothing in it that would have to be tried."""
+    plain = isinstance(dense.activation_function, nn.Identity) and not dense.use_residual
+    of_tokens = dense.module_input_name == dense.module_output_name == "token_embeddings"
+    if not plain or not of_tokens or pooling.activation_function not in _LOGS:
+        return False
+    dense.forward = _handed_on
+    pooling.forward = partial(_pool, pooling, dense.linear)
+    return True
+
+
+def _handed_on(hidden: Any) -> Any:
     return hidden
 
 

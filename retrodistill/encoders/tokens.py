@@ -34,15 +34,18 @@ def reading(model: Any) -> dict[str, Any]:
     }
 
 
-def tokenize(model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
+def tokenize(model: Any, texts: Sequence[str], role: str, prompt: str | None = None) -> list[np.ndarray]:
     """The tokens that a sentence-transformers model reads of each text, int32 (tokens,), as in its own `encode`.
+
+    Before a text stands `prompt`, or the model's own for the role where None.
 
     A token that expands a query, as ColBERT's [MASK] does, stands as its complement `~id`: it is scored like any other,
     but the others do not see it.
     """
     found: list[np.ndarray] = []
+    prompt = prompt_of(model, role) if prompt is None else prompt
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt_of(model, role), task=role)
+        read = model.preprocess(list(texts[start : start + _TEXTS_AT_ONCE]), prompt=prompt, task=role)
         ids = read["input_ids"].numpy().astype(np.int32)
         if "offsets" in read:  # a static embedding's, one text after another
             found += np.split(ids, read["offsets"].numpy()[1:])

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 def each(
-    work: Callable[[np.ndarray], Tensor], batches: Iterable[np.ndarray], device: str
-) -> Iterator[tuple[np.ndarray, Tensor]]:
+    work: Callable[[np.ndarray], Made], batches: Iterable[np.ndarray], device: str
+) -> Iterator[tuple[np.ndarray, Made]]:
     """Batches and what `work` makes of them, in order.
 
     On a CPU a batch is computed by one core. Cores then never wait for each other within a batch, which costs most on

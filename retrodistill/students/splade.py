@@ -21,8 +21,8 @@ from retrodistill.students import assembly
 from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
 from retrodistill.students.lora import Lora, merge
-from retrodistill.students.sparse_start import thin_out
 from retrodistill.students.student import Penalty, Student, Tokens
+from retrodistill.students.term_bias import freeze_weights, with_bias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,8 @@ class SpladeStudent(Student):
     starts from the JSON file `idf`, such as `retrodistill idf` writes, or at 1; `train_idf: false` leaves it there.
 
     A decoder sees nothing behind a token: `echo` has it read every text twice. `lora` trains adapters in place of its
-    weights, which they are merged into when the model is saved. Its logits are lowered before the first step until a
-    sentence has `start` terms: most are above 0, and a text would have them all.
+    weights, which they are merged into when the model is saved. Its terms get a bias each, which `start` says the
+    beginning of, and which learns with adapters too: without it a text has every term of the vocabulary.
     """
 
     emits: ClassVar[Emission] = "sparse"
@@ -71,7 +71,7 @@ class SpladeStudent(Student):
     max_length: int | None = Field(None, ge=2, description="tokens of a text; with echo twice as many are read")
     echo: bool = Field(False, description="read every text twice, for decoders")
     start: int | None = Field(
-        64, ge=1, description="terms that a decoder gives a sentence before it is trained; null leaves its logits alone"
+        64, ge=1, description="terms of a text before training, for decoders; null keeps the decoder's own logits"
     )
     lora: Lora | None = None
     dropout: float | None = Field(None, ge=0, lt=1)
@@ -95,7 +95,7 @@ class SpladeStudent(Student):
         if self.echo and not self._decodes:
             raise InputError(f"echo is for decoders, which see nothing behind a token; {self.model!r} is none")
         if "start" in self.model_fields_set and not self._decodes:
-            raise InputError(f"start lowers the logits of a decoder; {self.model!r} is none")
+            raise InputError(f"start is for decoders, of whose terms most are above 0; {self.model!r} is none")
         length = self.max_length * 2 if self.echo and self.max_length is not None else self.max_length
         check_shape(self.model, lengths={"max_length": length})
         if self.lora is not None:
@@ -135,15 +135,18 @@ class SpladeStudent(Student):
         for module in model.modules():
             if self.pooling is not None and hasattr(module, "pooling_strategy"):
                 module.pooling_strategy = self.pooling
-        if not fuse(model):
+        fused = fuse(model)
+        if fused and self._decodes and self.start is not None:
+            model = with_bias(model, self.start)
+            fused = fuse(model)
+        if not fused:
             raise InputError(
                 f"model {self.model!r} has no SPLADE head that is known here: a linear projection of token states to "
                 "terms, then SpladePooling; start from a *ForMaskedLM or *ForCausalLM checkpoint"
             )
-        if self._decodes and self.start is not None:
-            thin_out(model, self.start, self.model)
         if self.lora is not None:
             self.lora.add(model)
+            freeze_weights(model)
         if self.top_k is not None:
             model.max_active_dims = self.top_k
         if self.dropout is not None:

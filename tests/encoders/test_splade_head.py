@@ -121,6 +121,17 @@ def test_no_tensor_is_texts_by_tokens_by_terms(pooling, monkeypatch):
     assert largest.size <= TERMS * WIDTH  # the weight's own gradient; a third of the logits
 
 
+def test_a_frozen_projection_gets_no_gradient_and_changes_no_other():
+    (hidden, weight, bias), mask = made()
+    expected = torch.autograd.grad(pooled(hidden, mask, weight, bias).sum(), (hidden, bias))
+    frozen = weight.detach()
+    pooled(hidden, mask, frozen, bias).sum().backward()
+    assert torch.equal(hidden.grad, expected[0])
+    assert torch.equal(bias.grad, expected[1])
+    assert expected[0].any()
+    assert frozen.grad is None
+
+
 # Fused into a model
 
 
@@ -168,3 +179,20 @@ def test_a_model_without_such_a_head_is_left_alone(tiny_model):
     expected = model.encode(SOME, convert_to_sparse_tensor=False)
     assert not fuse(model)
     assert torch.equal(model.encode(SOME, convert_to_sparse_tensor=False), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"activation_function": torch.nn.Tanh()}, {"use_residual": True}])
+def test_a_projection_that_is_a_module_of_its_own(tiny_model, options):
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.base.modules.dense import Dense
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    torch.manual_seed(0)
+    plain = {"activation_function": None, "module_input_name": "token_embeddings", **options}
+    modules = [Transformer(str(tiny_model)), Dense(32, 40, **plain), SpladePooling()]
+    model = SparseEncoder(modules=modules, device="cpu").eval()
+    expected = model.encode(SOME, convert_to_sparse_tensor=False)
+    assert fuse(model) == (not options)
+    torch.testing.assert_close(model.encode(SOME, convert_to_sparse_tensor=False), expected, rtol=1e-5, atol=1e-5)
+    assert 0 < (expected > 0).float().mean() < 1

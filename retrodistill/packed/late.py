@@ -1,0 +1,83 @@
+"""Vectors of tokens from a late-interaction model, its transformer run without padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules.dense import Dense
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from torch import Tensor
+
+from retrodistill.encoders.common import autocast
+from retrodistill.packed.encoder import PackedEncoder
+
+if TYPE_CHECKING:
+    from retrodistill.encoders import Precision, Role
+
+
+class PackedTokenVectors:
+    """A MultiVectorEncoder of a transformer and of what treats every token by itself."""
+
+    def __init__(self, model: Any, encoder: PackedEncoder, precision: Precision) -> None:
+        self.encoder, self.precision = encoder, precision
+        self.transformer, *self.behind = model.children()
+
+    @classmethod
+    def of(cls, model: Any, precision: Precision = "fp32") -> PackedTokenVectors | None:
+        """The packed form of a MultiVectorEncoder; None where it is not known to give the same vectors."""
+        first, *behind = model.children()
+        if type(first) is not Transformer or any(
+            type(module) not in (Dense, Normalize, MultiVectorMask) for module in behind
+        ):
+            return None
+        if not _runs_plainly(first) or not all(map(_is_of_tokens, behind)):
+            return None
+        encoder = PackedEncoder.of(first.model, precision)
+        return None if encoder is None else cls(model, encoder, precision)
+
+    def reads(self, role: Role) -> bool:
+        """Whether every token of a text sees all others, as [MASK]s that fill a query up need not."""
+        expansion = self.transformer.query_expansion
+        return role == "document" or expansion is None or bool(expansion["attend"])
+
+    @torch.inference_mode()
+    def vectors(self, tokens: list[np.ndarray], role: Role) -> tuple[Tensor, Tensor]:
+        """Vectors of the tokens that count.
+
+        Args:
+            tokens: token ids of each text, special tokens included.
+            role: whose tokens count.
+
+        Returns:
+            Vectors, float32 (vectors, dimensions), text by text; and how many each text has, int64 (texts,).
+        """
+        states = self.encoder.hidden(tokens)
+        ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(states.device)
+        # to what treats every token by itself, all texts are one
+        read = {"token_embeddings": states[None], "input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        with autocast(states.device.type, self.precision):
+            for module in self.behind:
+                read = module(read, task=role) if isinstance(module, MultiVectorMask) else module(read)
+        counts = read["attention_mask"][0].bool()
+        lengths = torch.stack([text.sum() for text in counts.split([len(text) for text in tokens])])
+        return read["token_embeddings"][0][counts].float(), lengths
+
+
+def _is_of_tokens(module: Any) -> bool:
+    return isinstance(module, MultiVectorMask) or (
+        module.module_input_name == module.module_output_name == "token_embeddings"
+    )
+
+
+def _runs_plainly(transformer: Any) -> bool:
+    """Whether a module of sentence-transformers calls its model's forward on token ids, padded on the right."""
+    return (
+        transformer.backend == "torch"
+        and transformer.module_output_name == "token_embeddings"
+        and transformer.modality_config.get("text") == {"method": "forward", "method_output_name": "last_hidden_state"}
+        and getattr(transformer.tokenizer, "padding_side", None) == "right"
+        and bool(transformer.tokenizer("")["input_ids"])
+    )
