@@ -152,13 +152,15 @@ def teacher_scores(
 
     A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
     those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at. One that
-    chooses queries to teach leaves none out where scores are asked of `every` query, to be measured.
+    chooses what to teach leaves nothing out where scores are asked of `every` row, to be measured.
 
     Those of more than `IN_MEMORY` candidates by teachers that score pairs are kept in the cache folder, and mapped.
     """
     if not teachers:
         return None
     combination = cast(Any, combine or default_combination(len(teachers)))
+    if every:
+        combination = combination.unfiltered()
     if isinstance(combination, Informative) and not every:
         scores = judging.read(candidates, collection, [*teachers, combination.student], store)
         return combination.chosen(scores[:-1], scores[-1], candidates.offsets)
