@@ -14,7 +14,7 @@ from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
-from retrodistill.mining.mine import mine
+from retrodistill.mining.once import found_once
 from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
@@ -241,7 +241,7 @@ def evaluate_teacher(
             f"combine: {combine.kind} learns from labels, which must not be those of {split!r}, the split that is "
             "measured; give candidates of the train split as learnt_from"
         )
-    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    candidates = found_once(collection, split, sources, depth)
     judging.judge(candidates, collection, teachers, store)
     scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from, every=True))
     run: Run = {query: {} for query in collection.query_ids(split)}
@@ -278,7 +278,7 @@ def beyond(
     teachers = [teacher for teacher in section.teachers if teacher not in section.hints]
     if limit is None or not teachers:
         return None
-    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    candidates = found_once(collection, split, sources, depth)
     for teacher in teachers:
         if (needed := judging.missing(teacher, candidates, collection, store)) > limit:
             return (
