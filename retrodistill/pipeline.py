@@ -327,7 +327,7 @@ class Walk:
         identity = [
             judging.identities(self.collection, score.teachers),
             judging.identities(self.collection, mining.sources),
-            score.combine and score.combine.model_dump(),
+            score.combine and cast(Any, score.combine).unfiltered().model_dump(),
             mining.depth,
             *([learnt_from.digest] if learnt_from else []),
         ]

@@ -14,7 +14,7 @@ from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
-from retrodistill.mining.mine import mine
+from retrodistill.mining.once import found_once
 from retrodistill.registry import Part, build, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
@@ -152,13 +152,15 @@ def teacher_scores(
 
     A combination that learns from labels learns from those of the candidates themselves, no query from its own, or from
     those of `learnt_from`, candidates of the train split, where the labels of these must not be looked at. One that
-    chooses queries to teach leaves none out where scores are asked of `every` query, to be measured.
+    chooses what to teach leaves nothing out where scores are asked of `every` row, to be measured.
 
     Those of more than `IN_MEMORY` candidates by teachers that score pairs are kept in the cache folder, and mapped.
     """
     if not teachers:
         return None
     combination = cast(Any, combine or default_combination(len(teachers)))
+    if every:
+        combination = combination.unfiltered()
     if isinstance(combination, Informative) and not every:
         scores = judging.read(candidates, collection, [*teachers, combination.student], store)
         return combination.chosen(scores[:-1], scores[-1], candidates.offsets)
@@ -239,7 +241,7 @@ def evaluate_teacher(
             f"combine: {combine.kind} learns from labels, which must not be those of {split!r}, the split that is "
             "measured; give candidates of the train split as learnt_from"
         )
-    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    candidates = found_once(collection, split, sources, depth)
     judging.judge(candidates, collection, teachers, store)
     scores = cast(np.ndarray, teacher_scores(candidates, collection, teachers, store, combine, learnt_from, every=True))
     run: Run = {query: {} for query in collection.query_ids(split)}
@@ -276,7 +278,7 @@ def beyond(
     teachers = [teacher for teacher in section.teachers if teacher not in section.hints]
     if limit is None or not teachers:
         return None
-    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    candidates = found_once(collection, split, sources, depth)
     for teacher in teachers:
         if (needed := judging.missing(teacher, candidates, collection, store)) > limit:
             return (

@@ -7,7 +7,7 @@ from retrodistill.mining import mine
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
 from retrodistill.retrieval.others import Random, RunFile
-from retrodistill.scores.combine import Mean
+from retrodistill.scores.combine import Agreed, Mean
 from retrodistill.scores.learnt import Lists
 from retrodistill.scores.reinforced import Reinforced
 from retrodistill.scores.store import ScoreStore
@@ -193,6 +193,17 @@ def test_a_teacher_that_reranks_is_paid_once(collection, store, tmp_path, monkey
 def test_no_teacher_to_evaluate(collection, store):
     with pytest.raises(InputError, match=r"there is no teacher to evaluate; name one in score\.teachers"):
         evaluate_teacher(collection, "test", sources=[BM25()], depth=5, teachers=[], store=store)
+
+
+def test_what_is_not_learnt_from_is_ranked_where_teachers_are_measured(collection, tiny_model, store):
+    options = {"teachers": [BM25(), Dense(model=str(tiny_model))], "store": store}
+    rule, asked = Agreed(quantile=0.3), {"sources": [Random()], "depth": 6, **options}
+    evaluation, run = evaluate_teacher(collection, "test", combine=rule, **asked)
+    plain, expected = evaluate_teacher(collection, "test", combine=Mean(), **asked)
+    assert run == expected and evaluation.metrics == plain.metrics
+    assert all(len(found) == 6 for found in run.values())
+    found, _ = mine(collection, "test", [Random()], depth=6, positives=False)
+    assert np.isnan(teacher_scores(found, collection, combine=rule, **options)).any()  # nothing is learnt from these
 
 
 # A combination that learns from labels

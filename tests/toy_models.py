@@ -158,3 +158,14 @@ class Spelling:
             order = Order(tuple(ranking), None, "said", len(ranking) if self.options.mumbles else 0)
             found.append(None if self.options.fails_at in window.doc_ids else order)
         return found
+
+
+class Plain:
+    """A teacher that only reads."""
+
+    kind = label = "plain"
+
+    def open(self, collection):
+        self.identity = {"kind": "plain"}
+        self.query_text, self.document_text = collection.queries.text, collection.corpus.text
+        return self

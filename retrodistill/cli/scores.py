@@ -20,7 +20,8 @@ def store() -> None:
 @store.command()
 @options.store
 def info(store: Path) -> None:
-    """Whose judgements the store has, how many, and how large they are."""
+    """Whose judgements the store has, how many, and how large they are, and what the cache holds that can go."""
+    from retrodistill.cache import passing
     from retrodistill.scores.store import ScoreStore
 
     rows = [
@@ -35,6 +36,8 @@ def info(store: Path) -> None:
         for found in ScoreStore(store).teachers()
     ]
     click.echo(markdown_table(["teacher", "what it is", "scores", "orders", "parts", "MB"], rows, numbers=False))
+    for name, (entries, size) in passing().items():
+        click.echo(f"cache, {name}: {entries:,} entries, {size / 1e6:,.1f} MB; `store compact --caches` drops them")
 
 
 def _told(identity: dict[str, Any]) -> str:
@@ -59,13 +62,26 @@ def verify(store: Path) -> None:
 
 @store.command()
 @options.store
-def compact(store: Path) -> None:
-    """Make few parts of many. Others may read and write meanwhile; killed, nothing is lost."""
+@click.option(
+    "--caches",
+    is_flag=True,
+    help="Also drop cached candidates and combined scores, of all stores; they are made again when needed.",
+)
+def compact(store: Path, caches: bool) -> None:
+    """Make few parts of many. Others may read and write meanwhile; killed, nothing is lost.
+
+    With --caches, what was combined of scores, and candidates as they are mapped or were found to be measured, go from
+    the cache folder too. Judgements and a server's answers never do.
+    """
+    from retrodistill.cache import drop_passing
     from retrodistill.scores.compact import compact as compacted
     from retrodistill.scores.store import ScoreStore
 
     for fingerprint, before, after in compacted(ScoreStore(store)):
         click.echo(f"{fingerprint}: {before:,} parts -> {after:,}")
+    if caches:
+        for name, (entries, size) in drop_passing().items():
+            click.echo(f"cache, {name}: {entries:,} entries dropped, {size / 1e6:,.1f} MB")
 
 
 @store.command()

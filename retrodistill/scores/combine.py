@@ -50,6 +50,10 @@ class Combination(Part):
         """Teachers whose scores it reads beside those that it makes one of; they judge train candidates too."""
         return ()
 
+    def unfiltered(self) -> Combination:
+        """The same without a rule that leaves rows out: to be measured, whatever a teacher judged is ranked."""
+        return self
+
     def __call__(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Combine.
 
@@ -175,12 +179,17 @@ class Agreed(Mean):
     """The average of teachers where they agree: what they disagree about most is not learnt from.
 
     Disagreement about a document is the standard deviation of its scores over the teachers that judged it; rows above
-    the `quantile` of all rows that two teachers judged are left out.
+    the `quantile` of all rows that two teachers judged are left out. Where the teachers are measured, all rows stay:
+    what is not learnt from was found and is ranked all the same.
     """
 
     argument: ClassVar[str | None] = "quantile"
     kind: Literal["agreed"] = "agreed"  # type: ignore[assignment]
     quantile: float = Field(0.9, gt=0, le=1, description="the share of rows that is kept")
+
+    def unfiltered(self) -> Combination:
+        """The weighted mean of every row."""
+        return self.model_copy(update={"quantile": 1.0})
 
     def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """The weighted mean, NaN where the disagreement is above the quantile."""

@@ -75,6 +75,30 @@ def test_a_store_is_looked_into(mined, tmp_path, collection_folder, tiny_model):
     assert told.exit_code == 1 and str(part) in told.output and "1 damaged" in told.output
 
 
+def test_caches_are_told_and_dropped_and_nothing_that_was_paid_for(mined, tmp_path, monkeypatch):
+    cache, store = tmp_path / "cache", ["--store", tmp_path / "scores"]
+    monkeypatch.setenv("RETRODISTILL_CACHE", str(cache))
+    gone = [cache / "combined" / "a.npy", cache / "candidates" / "b.parquet", cache / "candidates" / "c" / "rows.arrow"]
+    stays = [
+        cache / "combined" / ".d.npy.host-1-00000000.tmp",  # somebody is writing it
+        cache / "calls" / "e" / "answers.jsonl",
+        cache / "vectors" / "f" / "vectors.npy",
+    ]
+    for size, path in enumerate([*gone, *stays], start=1):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size * 1_000_000))
+    judged = {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()}
+    told = done("store", "info", *store).output
+    assert "candidates: 2 entries, 5.0 MB" in told and "combined: 1 entries, 1.0 MB" in told
+    assert "cache" not in done("store", "compact", *store).output and all(path.exists() for path in gone)
+    told = done("store", "compact", "--caches", *store).output
+    assert "candidates: 2 entries dropped, 5.0 MB" in told and "combined: 1 entries dropped, 1.0 MB" in told
+    assert not any(path.exists() for path in gone) and not (cache / "candidates" / "c").exists()
+    assert all(path.exists() for path in stays)
+    assert {path: path.read_bytes() for path in judged} == judged
+    assert "candidates: 0 entries, 0.0 MB" in done("store", "info", *store).output
+
+
 def test_mistakes_are_told(mined, tmp_path, collection_folder):
     for words, message in (
         (["import", "colbrt", mined], "did you mean 'colbert'?"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from toy_models import Plain
 
 from retrodistill import steps
 from retrodistill.candidates import Candidates
@@ -10,15 +11,6 @@ from retrodistill.scores.combine import Mean
 from retrodistill.scores.keys import text_keys
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import judging
-
-
-class Plain:
-    kind = label = "plain"
-
-    def open(self, collection):
-        self.identity = {"kind": "plain"}
-        self.query_text, self.document_text = collection.queries.text, collection.corpus.text
-        return self
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_models import Plain
 
 from retrodistill import candidates as candidates_module
 from retrodistill.candidates import SCHEMA, Candidates
@@ -23,17 +24,6 @@ from retrodistill.teachers import judging
 from retrodistill.training.lists import Lists
 
 WORDS = ["a", "b", "é", ""]
-
-
-class Plain:
-    """A teacher that only reads."""
-
-    kind = label = "plain"
-
-    def open(self, collection):
-        self.identity = {"kind": "plain"}
-        self.query_text, self.document_text = collection.queries.text, collection.corpus.text
-        return self
 
 
 def problem(random, queries=9, documents=14):
