@@ -13,7 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from retrodistill.collections import open_collection
+import numpy as np
+
+from retrodistill.collections import Collection, open_collection
+from retrodistill.emissions import SparseVectors
+from retrodistill.encoders import DenseEncoder, SpladeEncoder
 from retrodistill.mining.mine import mine
 from retrodistill.registry import build
 from retrodistill.students.dense import DenseStudent
@@ -37,17 +41,39 @@ def converted(folder: Path, gguf: str, out: Path) -> Path:
     return out
 
 
-def student_of(kind: str, model: str) -> tuple[DenseStudent | SpladeStudent, dict[str, object]]:
-    """The student, and the loss that suits the scale of its scores."""
+def student_of(kind: str, model: str) -> tuple[DenseStudent | SpladeStudent, dict[str, object], float]:
+    """The student, the loss that suits the scale of its scores, and a learning rate."""
     lora = Lora(rank=16)
     if kind == "dense":
         student = DenseStudent(
             model=model, append_eos=True, max_length=64, query_prompt="query: ", dropout=0, lora=lora
         )
-        return student, {"kind": "infonce", "temperature": 0.05}
-    weights = Sparsity(query=1e-3, document=1e-3)
+        return student, {"kind": "infonce", "temperature": 0.05}, 5e-4
+    weights = Sparsity(query=5e-4, document=5e-4)
     student = SpladeStudent(model=model, echo=True, max_length=64, dropout=0, lora=lora, flops=weights)
-    return student, {"kind": "infonce", "temperature": 5.0}
+    return student, {"kind": "infonce", "temperature": 4.0}, 1e-3
+
+
+def block(vectors: np.ndarray | SparseVectors) -> np.ndarray:
+    """One row a text, terms that it has not at 0."""
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    rows = np.zeros((len(vectors), vectors.dimensions), dtype=np.float32)
+    rows[np.repeat(np.arange(len(vectors)), vectors.lengths), vectors.terms] = vectors.weights
+    return rows
+
+
+def held_out(encoder: DenseEncoder | SpladeEncoder, collection: Collection, queries: int = 48) -> str:
+    """How test queries rank their own document among those of all: how many first, and nDCG@10; a tie is no win."""
+    judged, ids = collection.qrels("test"), collection.query_ids("test")[:queries]
+    relevant = [next(doc for doc, grade in judged[query].items() if grade > 0) for query in ids]
+    asked = encoder.encode([collection.queries.text(query) for query in ids], "query")
+    found = encoder.encode([collection.corpus.text(doc) for doc in relevant], "document")
+    scores = block(asked) @ block(found).T
+    rank = (scores >= scores.diagonal()[:, None]).sum(1) - 1
+    gain = np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()
+    terms = f", {asked.lengths.mean():.0f} and {found.lengths.mean():.0f} terms" if encoder.emits == "sparse" else ""
+    return f"{queries} held-out queries: {(rank == 0).mean():.3f} first, nDCG@10 {gain:.4f}{terms}"
 
 
 def main(data: str, kind: str, steps: int) -> None:
@@ -58,12 +84,16 @@ def main(data: str, kind: str, steps: int) -> None:
         model = converted(folder, next(folder.glob("*.gguf")).name, Path(temporary) / "smollm2")
         collection = open_collection(data)
         candidates, _ = mine(collection, "train", [build("retriever", "bm25")], depth=20)
-        student, loss = student_of(kind, str(model))
+        student, loss, rate = student_of(kind, str(model))
+        encoder = SpladeEncoder if kind == "splade" else DenseEncoder
+        print("before:", held_out(encoder.of(student.load("cpu").eval()), collection), flush=True)
         options = TrainOptions(
-            max_steps=steps, batch_size=4, documents=3, learning_rate=5e-4, warmup=0.1, precision="fp32"
+            max_steps=steps, batch_size=4, documents=3, learning_rate=rate, warmup=0.1, precision="auto"
         )
         losses = [build("loss", loss)]
-        manifest = train(student, losses, candidates, collection, Path(temporary) / "student", options=options)
+        made = Path(temporary) / "student"
+        manifest = train(student, losses, candidates, collection, made, options=options)
+        print("after: ", held_out(encoder(str(made)), collection), flush=True)
     for line in manifest["log"]:
         active = "".join(f"  {name} {line[name]:,.0f}" for name in ("query_active", "document_active") if name in line)
         print(f"step {line['step']:>3}  loss {line['loss']:.4f}  infonce {line['infonce']:.4f}{active}")
