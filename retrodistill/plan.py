@@ -16,21 +16,27 @@ from retrodistill.candidates import Candidates
 from retrodistill.errors import InputError
 from retrodistill.language import accounts
 from retrodistill.manifests import MANIFEST
+from retrodistill.memory import installed, peak, resident, shown
 from retrodistill.models import locate
 from retrodistill.pipeline import Walk
 from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
 from retrodistill.scores.store import fingerprint
 from retrodistill.sections import Stage
+from retrodistill.students.student import Student
 from retrodistill.teachers import judging, ordering
 from retrodistill.teachers.asking import Asker
 from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.ordering import Ordering
 from retrodistill.teachers.teacher import Teacher, Window, form_of
+from retrodistill.training.footprint import Footprint, measured
 
 # What a judgement takes in the store: 20 bytes of keys and score and some of Parquet's own, as measured by
 # benchmarks/score_store.py; a window's order takes more, by the documents in it.
 _BYTES = 24
+# What a training held at its height for what its step takes: 7.5 GB for 5.6 and 7.6 for 5.7, on two collections. The
+# rest is what mining and scoring left behind, and what the allocator does not give back.
+_HELD = 1.34
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,35 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What training a student takes.
+
+    Attributes:
+        student: its short form.
+        memory: bytes of the process at the height of a step.
+        tokens: that hold gradients at once.
+    """
+
+    student: str
+    memory: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a recipe asks of its teachers."""
+    """What a recipe asks of its teachers and of the machine.
+
+    Attributes:
+        lines: what is asked.
+        steps: what students take, of those that were measured.
+        scoring: bytes of this process at its height, teachers at work where they were measured.
+        machine: bytes of memory that the machine has; 0 where it does not tell.
+    """
 
     lines: list[Line]
+    steps: tuple[Step, ...] = ()
+    scoring: int = 0
+    machine: int = 0
 
     def table(self) -> str:
         """For the person who decides."""
@@ -95,8 +126,13 @@ class Plan:
         weights = max((line.weights for line in self.lines), default=0)
         told = [
             f"disk: {missing * _BYTES / 1e6:,.1f} MB of judgements",
-            f"memory: {weights / 1e6:,.0f} MB for the largest teacher's weights, and what it computes with",
+            f"memory of scoring: {shown(weights)} for the largest teacher's weights; so far this process took "
+            f"{shown(self.scoring)}",
         ]
+        for step in self.steps:
+            told.append(f"memory of training {step.student}: about {shown(step.memory)}, {step.tokens:,} tokens a step")
+            if 0 < self.machine < step.memory:
+                told.append(f"that is more than the {shown(self.machine)} of this machine: lower train.max_tokens")
         return "\n".join([console.markdown_table(header, rows, numbers=False), "", *told])
 
 
@@ -114,7 +150,31 @@ def plan(recipe: Recipe, *, probe: int = 32) -> Plan:
     """
     walk, known = Walk(recipe), dict[str, dict[str, Any]]()
     lines = [line for stage in walk.stages for line in _stage(walk, stage, probe, known)]
-    return Plan(lines)
+    steps = tuple(_steps(walk)) if probe else ()
+    return Plan(lines, steps, peak(), installed())
+
+
+def _steps(walk: Walk) -> Iterator[Step]:
+    """A step of each student, tried; one that an earlier round has yet to make, or that reads pairs, is left out."""
+    ids = walk.collection.corpus.ids
+    texts = [walk.collection.corpus.text(doc) for doc in ids[:: max(1, len(ids) // 64)]]
+    tried: dict[str, Footprint] = {}
+    for train in {
+        train.model_dump_json(): train for stage in walk.stages for train in stage.students.values()
+    }.values():
+        student = cast(Student, train.student)
+        try:
+            if not student.scores_all_pairs:
+                continue
+            student.check()
+            if student.model_dump_json() not in tried:
+                tried[student.model_dump_json()] = measured(student, texts, train.precision)
+        except InputError as error:
+            console.say(f"{student.label} is not measured: {error}")
+            continue
+        found, queries = tried[student.model_dump_json()], train.batch_size
+        tokens = int(min(train.max_tokens, queries * train.documents * found.length))
+        yield Step(student.label, int(_HELD * (resident() + found.step(tokens))), tokens)
 
 
 def _stage(walk: Walk, stage: Stage, probe: int, known: dict[str, dict[str, Any]]) -> Iterator[Line]:

@@ -9,10 +9,12 @@ from toy_models import Longer, Spelling
 
 from retrodistill import steps
 from retrodistill.cli import main
+from retrodistill.memory import resident
 from retrodistill.pipeline import Walk
 from retrodistill.plan import plan
 from retrodistill.recipe import load
 from retrodistill.teachers import judging
+from retrodistill.training.footprint import Footprint
 
 YES_NO = {
     "kind": "yes_no",
@@ -21,6 +23,15 @@ YES_NO = {
     "template": "{query} | {document}",
     "golden": False,
 }
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch):
+    """The students whose step was tried: a process of its own, which tests/training/test_footprint.py starts."""
+    students = []
+    footprint = Footprint(model=3_000_000_000, token=1_000_000, length=50.0)
+    monkeypatch.setattr("retrodistill.plan.measured", lambda student, *_: students.append(student) or footprint)
+    return students
 
 
 @pytest.fixture
@@ -181,3 +192,20 @@ def test_the_table_says_what_is_asked_and_what_it_takes(recipe):
     assert told.exit_code == 0, told.output
     for word in ("yes_no:", "at most", "pairs", "MB of judgements", "weights"):
         assert word in told.output
+
+
+def test_the_memory_of_a_step_is_that_of_its_tokens(recipe, tried, monkeypatch):
+    asked = recipe(["bm25"])
+    (step,) = plan(asked).steps
+    assert step.tokens == 16 * 8 * 50  # queries, documents, tokens of a document
+    assert abs(step.memory / 1.34 - (resident() + 3e9 + step.tokens * 1e6)) < 3e8
+    narrow = asked.model_copy(update={"train": (asked.train[0].model_copy(update={"max_tokens": 100}),)})
+    assert plan(narrow).steps[0].tokens == 100
+    assert len(tried) == 2
+    assert not plan(asked, probe=0).steps
+    monkeypatch.setattr("retrodistill.plan.installed", lambda: 8 * 10**9)
+    told = plan(asked).table()
+    assert "memory of training dense:" in told
+    assert "that is more than the 8.0 GB of this machine: lower train.max_tokens" in told
+    monkeypatch.setattr("retrodistill.plan.installed", lambda: 10**12)
+    assert "more than" not in plan(asked).table()

@@ -69,7 +69,8 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
 def plan(recipe: Path, probe: int, settings: tuple[str, ...]) -> None:
     """Say what RECIPE's teachers will be asked, how much of it the store has, and what the rest takes.
 
-    Judgements, tokens, time, and the cost of a teacher with a price. Exact where the round was mined, a bound before.
+    Judgements, tokens, time, and the cost of a teacher with a price. Exact where the round was mined, a bound before. A
+    step of each student is tried, too, for the memory that its training takes.
 
     \b
     Example:

@@ -94,7 +94,7 @@ class SpladeStudent(Student):
             )
         if self.echo and not self._decodes:
             raise InputError(f"echo is for decoders, which see nothing behind a token; {self.model!r} is none")
-        if "start" in self.model_fields_set and not self._decodes:
+        if self.start != type(self).model_fields["start"].default and not self._decodes:
             raise InputError(f"start is for decoders, of whose terms most are above 0; {self.model!r} is none")
         length = self.max_length * 2 if self.echo and self.max_length is not None else self.max_length
         check_shape(self.model, lengths={"max_length": length})

@@ -161,6 +161,8 @@ def test_a_saved_student_goes_on_where_it_was(llama, tmp_path):
 def test_a_start_that_cannot_be_is_told(llama, tiny_splade):
     with pytest.raises(InputError, match="start is for decoders"):
         SpladeStudent(model=str(tiny_splade), start=8).check()
+    resolved = SpladeStudent(model=str(tiny_splade)).model_dump()  # as the recipe beside a run has it
+    SpladeStudent(**resolved).check()
     with pytest.raises(InputError, match=r"start: 10000 terms, but the vocabulary of the model has \d+; use fewer"):
         SpladeStudent(model=llama, start=10_000).load("cpu")
 
