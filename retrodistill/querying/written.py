@@ -153,7 +153,7 @@ _LEAD = re.compile(
     r"^\s*(?:[-*•]+|\(?\d{1,2}[.):]|(?:query|question|claim|title|keywords?|answer)\s*\d*\s*[:.])\s*", re.IGNORECASE
 )
 _NO_QUERY = re.compile(
-    "(?:i['\u2019]?m sorry|sorry\\b|as an ai\\b|here (?:is|are)\\b|sure[,!])"
+    "(?:document\\s*[:.]|i['\u2019]?m sorry|sorry\\b|as an ai\\b|here (?:is|are)\\b|sure[,!])"
     "|i (?:can(?:no|['\u2019])t|am unable|am not able)",
     re.IGNORECASE,
 )

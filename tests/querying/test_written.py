@@ -131,7 +131,10 @@ def test_lines_are_never_empty_and_on_one_line(answer):
     assert all(line.strip() and "\n" not in line for line in lines_of(answer))
 
 
-@pytest.mark.parametrize("says", ["I'm sorry, I cannot do that.", "Title {n}", "short", "x" * 301, "FAIL", "- "])
+@pytest.mark.parametrize(
+    "says",
+    ["I'm sorry, I cannot do that.", "Title {n}", "Document: words of number {n}", "short", "x" * 301, "FAIL", "- "],
+)
 def test_what_is_no_query_is_dropped(collection, says):
     with pytest.raises(InputError, match="makes none of the documents"):
         made(collection, says=says)
