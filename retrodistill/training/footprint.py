@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill.errors import InputError
-from retrodistill.memory import peak, resident
+from retrodistill.memory import forget_peak, peak, resident
 from retrodistill.registry import Part, build
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _footprint(student: Student, texts: list[str], precision: str) -> tuple[int,
             count += len(taken[-1])
         taken.sort(key=len)
         model.zero_grad(set_to_none=True)
+        forget_peak()
         with autocast(device, resolve_precision(precision, device)):
             made = [
                 student.embed(model, taken[start : start + _TEXTS_A_CHUNK], "document").values
