@@ -16,7 +16,7 @@ from retrodistill.candidates import Candidates
 from retrodistill.errors import InputError
 from retrodistill.language import accounts
 from retrodistill.manifests import MANIFEST
-from retrodistill.memory import installed, peak, resident, shown
+from retrodistill.memory import installed, peak, shown
 from retrodistill.models import locate
 from retrodistill.pipeline import Walk
 from retrodistill.recipe import Recipe
@@ -34,9 +34,9 @@ from retrodistill.training.footprint import Footprint, measured
 # What a judgement takes in the store: 20 bytes of keys and score and some of Parquet's own, as measured by
 # benchmarks/score_store.py; a window's order takes more, by the documents in it.
 _BYTES = 24
-# What a training held at its height for what its step takes: 7.5 GB for 5.6 and 7.6 for 5.7, on two collections. The
-# rest is what mining and scoring left behind, and what the allocator does not give back.
-_HELD = 1.34
+# What a run holds when training begins, libraries and what mining and scoring left behind: 1.9, 2.1 and 2.3 GB on three
+# collections, each time the height of the training less what its step takes.
+_HELD = 2_100_000_000
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _steps(walk: Walk) -> Iterator[Step]:
             continue
         found, queries = tried[student.model_dump_json()], train.batch_size
         tokens = int(min(train.max_tokens, queries * train.documents * found.length))
-        yield Step(student.label, int(_HELD * (resident() + found.step(tokens))), tokens)
+        yield Step(student.label, _HELD + found.step(tokens), tokens)
 
 
 def _stage(walk: Walk, stage: Stage, probe: int, known: dict[str, dict[str, Any]]) -> Iterator[Line]:
