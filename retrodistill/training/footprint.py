@@ -16,7 +16,8 @@ from retrodistill.registry import Part, build
 if TYPE_CHECKING:
     from retrodistill.students.student import Student
 
-_SIZES = (2_048, 6_144)
+# The first is not counted: it makes room for what stays.
+_SIZES = (2_048, 2_048, 6_144)
 _TEXTS_A_CHUNK = 8
 
 
@@ -103,5 +104,6 @@ def _footprint(student: Student, texts: list[str], precision: str) -> tuple[int,
         torch.cat([each.float().flatten() for each in made]).square().sum().backward()
         read.append(count)
         most.append(peak())
-    token = max(0, most[1] - most[0]) // (read[1] - read[0])
-    return most[0] - before - token * read[0] + 8 * learnt, token, float(np.mean([len(each) for each in tokens]))
+    (_, few, many), (_, low, high) = read, most
+    token = max(0, high - low) // (many - few)
+    return low - before - token * few + 8 * learnt, token, float(np.mean([len(each) for each in tokens]))
