@@ -50,10 +50,6 @@ class DenseEncoder(Encoder):
         """Shape (texts, dimensions)."""
         return packed.vectors(tokens, normalize=self.similarity == "cosine")
 
-    def emitted(self, made: Tensor, role: Role) -> np.ndarray:
-        """The vectors as they are."""
-        return made.float().cpu().numpy()
-
     def encode_batch(self, texts: Sequence[str], role: Role) -> np.ndarray:
         """Shape (texts, dimensions)."""
         encode = self.model.encode_query if role == "query" else self.model.encode_document
@@ -66,4 +62,4 @@ class DenseEncoder(Encoder):
             show_progress_bar=False,
             **options,
         )
-        return self.emitted(vectors, role)
+        return vectors.float().cpu().numpy()

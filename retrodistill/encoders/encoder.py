@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -159,11 +159,11 @@ class Encoder(ABC):
 
     def computed(self, packed: Any, tokens: Tokens) -> Tensor:
         """What the packed model makes of a batch."""
-        raise NotImplementedError
+        return cast("Tensor", packed.vectors(tokens))
 
     def emitted(self, made: Tensor, role: Role) -> Vectors:
-        """The kind of vectors that the encoder emits, of what it computed."""
-        raise NotImplementedError
+        """The kind of vectors that the encoder emits, of what it computed: the same, in memory that numpy sees."""
+        return made.float().cpu().numpy()
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens of each text the model reads."""
