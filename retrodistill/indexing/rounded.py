@@ -15,7 +15,8 @@ from retrodistill.compiled import compiled, in_parts, replace_least
 # Products that are held at once, 2 MiB, and queries from which on rounding the vectors costs less than it saves.
 _QUERIES_A_TILE, _ROWS_A_TILE, _FEWEST_QUERIES = 1_024, 1_024, 64
 # bfloat16 keeps 8 bits: a half of the last one is 2^-9 of a value, once for each vector and once for the product.
-_ERROR = 3.1 * 2.0**-9
+# Each addition of float32 may be off by 2^-24, in either of the two products.
+_ERROR, _A_SUM = 3.1 * 2.0**-9, 2.0**-22
 
 
 def pays(queries: int, rows: int, width: int, memory: int) -> bool:
@@ -45,7 +46,7 @@ class Rounded:
 
         self.queries, self.scores, self.rows = queries, scores, rows
         self._rounded = torch.from_numpy(np.require(queries, requirements="W")).bfloat16()
-        self._margins = _ERROR * _lengths(queries)
+        self._margins = (_ERROR + queries.shape[1] * _A_SUM) * _lengths(queries)
         self._products = torch.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=torch.bfloat16)
 
     def sift(self, vectors: np.ndarray, first: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from retrodistill.encoders.tokens import prompt_of
 from retrodistill.packed.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -12,15 +13,10 @@ if TYPE_CHECKING:
 
     from retrodistill.encoders import Role
 
-# The prompts that sentence-transformers looks for, in its order.
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
-
 
 def tokens_of(model: Any, texts: Sequence[str], role: Role, prompt: str | None) -> Tokens:
     """Tokens of texts behind a prompt: this one, or the model's own for the role where None."""
-    if prompt is None:
-        named = [name for name in _PROMPTS[role] if name in model.prompts]
-        prompt = model.prompts[named[0]] if named else model.prompts.get(model.default_prompt_name)
+    prompt = prompt_of(model, role) if prompt is None else prompt
     if prompt:
         texts = [prompt + text for text in texts]
     return Tokens.of(model.tokenizer, texts, max_length=model.max_seq_length)
