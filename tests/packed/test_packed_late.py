@@ -8,6 +8,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.base.modules.dense import Dense
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
+from toy_sizes import SIZES, WIDTH
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, ElectraConfig, ElectraModel
 
 from retrodistill.encoders import TOKENS_A_BATCH, MultiEncoder
@@ -16,8 +17,6 @@ TEXTS = [
     "storm.", "", "the wind - and the rain of the coast.", "bread " * 100, "a knight takes a bishop", "-.-", "rain",
     "violin and bow and string " * 4, "[PAD] and [MASK]",
 ]  # fmt: skip
-SIZES = {"max_position_embeddings": 66, "pad_token_id": 0}
-WIDTH = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64, **SIZES}
 BACKBONES = {
     "bert": lambda words: BertModel(BertConfig(vocab_size=words, **WIDTH)),
     "distilbert": lambda words: DistilBertModel(

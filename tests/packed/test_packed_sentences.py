@@ -6,6 +6,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Transformer
+from toy_sizes import SIZES, TEXTS, WIDTH
 from transformers import (
     BertConfig,
     BertModel,
@@ -20,12 +21,6 @@ from transformers import (
 from retrodistill.encoders import TOKENS_A_BATCH, DenseEncoder
 from retrodistill.packed.sentences import PackedSentences
 
-TEXTS = [
-    "storm", "", "the wind and the rain of the coast", "bread " * 100, "a knight takes a bishop", "comet", "rain",
-    "violin and bow and string " * 4, "[PAD] and [MASK]",
-]  # fmt: skip
-SIZES = {"max_position_embeddings": 66, "pad_token_id": 0}
-WIDTH = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64, **SIZES}
 BACKBONES = {
     "bert": lambda words: BertModel(BertConfig(vocab_size=words, **WIDTH)),
     "roberta": lambda words: RobertaModel(RobertaConfig(vocab_size=words, **WIDTH)),
