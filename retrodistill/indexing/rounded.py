@@ -11,12 +11,10 @@ import sys
 import numpy as np
 
 from retrodistill.compiled import compiled, in_parts, replace_least
+from retrodistill.rounding import is_quicker, largest_error
 
 # Products that are held at once, 2 MiB, and queries from which on rounding the vectors costs less than it saves.
 _QUERIES_A_TILE, _ROWS_A_TILE, _FEWEST_QUERIES = 1_024, 1_024, 64
-# bfloat16 keeps 8 bits: a half of the last one is 2^-9 of a value, once for each vector and once for the product.
-# Each addition of float32 may be off by 2^-24, in either of the two products.
-_ERROR, _A_SUM = 3.1 * 2.0**-9, 2.0**-22
 
 
 def pays(queries: int, rows: int, width: int, memory: int) -> bool:
@@ -25,11 +23,7 @@ def pays(queries: int, rows: int, width: int, memory: int) -> bool:
     Where torch is not in memory yet it must save seconds, and find the 200 MB that it takes.
     """
     loaded = "torch" in sys.modules or (queries * rows * width >= 10**11 and memory >= 250 * 10**6)
-    if queries < _FEWEST_QUERIES or not loaded:
-        return False
-    import torch
-
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return queries >= _FEWEST_QUERIES and loaded and is_quicker()
 
 
 class Rounded:
@@ -46,7 +40,7 @@ class Rounded:
 
         self.queries, self.scores, self.rows = queries, scores, rows
         self._rounded = torch.from_numpy(np.require(queries, requirements="W")).bfloat16()
-        self._margins = (_ERROR + queries.shape[1] * _A_SUM) * _lengths(queries)
+        self._margins = largest_error(queries.shape[1]) * _lengths(queries)
         self._products = torch.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=torch.bfloat16)
 
     def sift(self, vectors: np.ndarray, first: int) -> bool:

@@ -12,10 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from retrodistill.encoders.common import autocast
 from retrodistill.encoders.splade_head import fused, pooled, saturated
-from retrodistill.encoders.splade_peaks import ragged_peaks
+from retrodistill.encoders.splade_peaks import Sieve, ragged_peaks
 from retrodistill.packed.encoder import PackedEncoder
 from retrodistill.packed.texts import reads_plain_text, tokens_of
 from retrodistill.packed.tokens import Tokens
+from retrodistill.rounding import is_quicker
 
 if TYPE_CHECKING:
     from retrodistill.encoders import Precision, Role
@@ -50,8 +51,11 @@ class PackedTerms:
         self.transform = _TRANSFORMS[type(network).__name__](network)
         projection = network.get_output_embeddings()
         self.weight, self.bias = projection.weight.detach(), projection.bias
+        self.sieve: Sieve | None = None
         if precision == "bf16":  # once, and not for every batch
             self.weight = self.weight.bfloat16()
+        elif not self.weight.is_cuda and self.weight.dtype == torch.float32 and is_quicker():
+            self.sieve = Sieve(self.weight, self.bias if self.bias is None else self.bias.detach())
 
     @classmethod
     def of(cls, model: Any, precision: Precision = "fp32") -> PackedTerms | None:
@@ -77,8 +81,13 @@ class PackedTerms:
         with autocast(str(hidden.device), self.precision):
             states = self.transform(hidden)
             if self.pooling.pooling_strategy == "max" and not states.is_cuda:
-                return saturated(ragged_peaks(states, tokens.lengths, self.weight, self.bias), logs)
+                return saturated(self._peaks(states, tokens.lengths), logs)
             texts = states.split(tokens.lengths)
             mask = pad_sequence([text.new_ones(len(text)) for text in texts], batch_first=True)
             padded = pad_sequence(list(texts), batch_first=True)
             return pooled(padded, mask, self.weight, self.bias, self.pooling.pooling_strategy, logs)
+
+    def _peaks(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        if self.sieve is not None:
+            return self.sieve.peaks(states, lengths)
+        return ragged_peaks(states, lengths, self.weight, self.bias)

@@ -17,6 +17,7 @@ from retrodistill.encoders import Precision, device_of, quiet_libraries
 from retrodistill.errors import InputError
 from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
+from retrodistill.rounding import is_quicker
 from retrodistill.training.card import CARD, card
 from retrodistill.training.fit import check
 from retrodistill.training.lists import Lists
@@ -180,7 +181,7 @@ def resolve_precision(asked: str, device: str) -> Precision:
         return cast(Precision, asked)
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+    return "bf16" if is_quicker() else "fp32"
 
 
 def loss_line(log: Sequence[Mapping[str, float]]) -> str:
