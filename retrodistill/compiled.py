@@ -14,12 +14,19 @@ Found = TypeVar("Found")
 
 
 @cache
-def compiled(function: Callable[..., Any], sums_in_any_order: bool = False) -> Any:
-    """A function of numbers and arrays as machine code, kept on disk beside its source; loaded when first asked for."""
+def compiled(function: Callable[..., Any], *helpers: Callable[..., Any], sums_in_any_order: bool = False) -> Any:
+    """A function of numbers and arrays as machine code, kept on disk beside its source; loaded when first asked for.
+
+    Args:
+        function: the function.
+        helpers: functions beside it that it calls; `replace_least` may be called by all.
+        sums_in_any_order: a sum may be split among the places of a register.
+    """
     import numba
     from numba.extending import register_jitable
 
-    register_jitable(replace_least)
+    for helper in (replace_least, *helpers):
+        register_jitable(helper)
     relaxed = {"reassoc", "contract"} if sums_in_any_order else False
     return numba.njit(nogil=True, cache=True, fastmath=relaxed)(function)
 

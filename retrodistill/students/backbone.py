@@ -87,14 +87,32 @@ def quicken(model: Any, encoder: Any = None) -> None:
         model: the model.
         encoder: the transformers model inside it; the first module's where None.
     """
-    from retrodistill.students.attention import use_plain_attention, use_quick_dropout
+    from retrodistill.students.attention import use_plain_attention
+    from retrodistill.students.dropout import use_quick_dropout
 
     if encoder is None:
         encoder = getattr(model[0], "auto_model", model[0])  # a static embedding has none behind it
     if model.device.type != "cpu":
         return
     use_quick_dropout(model)
+    if hasattr(encoder, "get_input_embeddings"):
+        encoder.get_input_embeddings().sparse = True
     short = model.max_seq_length is not None and model.max_seq_length <= 512
     if short and hasattr(encoder, "set_attn_implementation"):
         # torch's fused attention for the CPU is slower than plain products when trained in bf16 on short texts
         use_plain_attention(encoder)
+
+
+def ready_for_sparse_gradients(model: Any) -> None:
+    """Give embeddings whose gradients are sparse a dense one of zeros, where they have none yet.
+
+    torch adds the words of a few texts to it where it is; a dense gradient of all words it would make, fill and add
+    for each few texts. And no optimizer of dense weights takes a sparse gradient.
+    """
+    import torch
+
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Embedding) or not module.sparse:
+            continue
+        if module.weight.requires_grad and module.weight.grad is None:
+            module.weight.grad = torch.zeros_like(module.weight)

@@ -14,6 +14,7 @@ from retrodistill.encoders import Precision, autocast, token_batches
 from retrodistill.encoders.common import tokens_a_batch
 from retrodistill.errors import InputError
 from retrodistill.losses.batch import Loss, ScoreBatch
+from retrodistill.students.backbone import ready_for_sparse_gradients
 from retrodistill.students.embedded import Embedded
 from retrodistill.training.workers import Workers
 
@@ -96,6 +97,7 @@ class Objective:
         Raises:
             InputError: a loss is not finite, named, or the student has collapsed.
         """
+        ready_for_sparse_gradients(self.model)
         counts = self._counts(batch)
         items = self._items(batch)
         costs = self.student.costs(items, batch.own)

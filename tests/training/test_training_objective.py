@@ -202,3 +202,18 @@ def test_an_infinite_judgement_is_named(make, batch):
     teacher[tuple(np.argwhere(~np.isnan(teacher))[0])] = np.inf
     with pytest.raises(InputError, match=r"^loss kl is (nan|inf)"):
         make([InfoNCE(), KL()]).backward(replace(batch, teacher=teacher))
+
+
+def test_words_that_are_added_one_by_one_have_the_gradient_that_all_at_once_would_have(make, batch):
+    """And a gradient that any optimizer takes, which a second pass adds to."""
+    objective = make(IN_BATCH, max_tokens=1)
+    words = objective.model[0].auto_model.get_input_embeddings()
+    assert words.sparse
+    one_by_one = gradient(objective, batch)
+    assert words.weight.grad.layout == torch.strided
+    words.sparse = False
+    agree(gradient(objective, batch), one_by_one)
+    once = words.weight.grad.clone()
+    words.sparse = True
+    objective.backward(batch)
+    torch.testing.assert_close(words.weight.grad, 2 * once)
