@@ -126,12 +126,14 @@ class Walk:
             return
         say(_named("score", stage), f"{len(candidates):,} pairs by {_labels(teachers)}")
         steps.score(stage.score, candidates, self.collection, self.store, self.recipe.seed, partial(say, ""))
+        identities = judging.identities(self.collection, teachers)
+        rules = [rule and rule.model_dump(mode="json") for rule in map(stage.score.bought_by, teachers)]
         by_teacher = [
-            {"teacher": teacher.model_dump(mode="json"), "fingerprint": fingerprint(identity)}
-            for teacher, identity in zip(teachers, judging.identities(self.collection, teachers), strict=True)
+            {"teacher": teacher.model_dump(mode="json"), "fingerprint": fingerprint(identity), "bought_by": rule}
+            for teacher, identity, rule in zip(teachers, identities, rules, strict=True)
         ]
         about = {"artefact": "scores", "store": str(self.store.root), "candidates": candidates.digest}
-        spent = stage.score.model_dump(mode="json", include={"budget", "spend", "hints"})
+        spent = stage.score.model_dump(mode="json", include={"budget", "hints"})
         write_json(stage.folder / "score" / MANIFEST, {**about, "teachers": by_teacher, **spent, **circumstances()})
 
     def train(self, stage: Stage, name: str, candidates: Candidates) -> None:

@@ -17,6 +17,7 @@ from retrodistill.evaluation.protocol import DEFAULT_METRICS
 from retrodistill.memory import Size
 from retrodistill.mining.pool import misfit
 from retrodistill.registry import Part, of
+from retrodistill.spending import Rule, usual_rule
 from retrodistill.training.options import TrainOptions
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -89,8 +90,16 @@ class Score(Section):
         ge=1,
         description="judgements of train candidates by each teacher that is no hint: pairs, comparisons or windows",
     )
-    spend: of("spending") = Field("uncertainty", description="which ones")  # type: ignore[valid-type]
+    spend: of("spending") | None = Field(  # type: ignore[valid-type]
+        None, description="which ones; where not named by coverage, of comparisons and windows by uncertainty"
+    )
     hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
+
+    def bought_by(self, teacher: Part) -> Rule | None:
+        """The rule by which a teacher's judgements are bought; None where it judges everything."""
+        if self.budget is None or teacher in self.hints:
+            return None
+        return cast(Rule | None, self.spend) or usual_rule(teacher)
 
     @property
     def looked_at(self) -> tuple[Part, ...]:

@@ -127,14 +127,15 @@ def score(
         seed: of the rule's draws.
         tell: is told a line at a time what was done.
     """
-    full = [teacher for teacher in section.teachers if section.budget is None or teacher in section.hints]
+    full = [teacher for teacher in section.teachers if section.bought_by(teacher) is None]
     for judged in judging.judge(candidates, collection, [*full, *section.looked_at], store):
         tell(str(judged))
     for teacher in section.teachers:
-        if section.budget is not None and teacher not in section.hints:
+        rule = section.bought_by(teacher)
+        if section.budget is not None and rule is not None:
             unit = judging.UNITS[form_of(teacher)]
-            tell(f"{teacher.label}: {section.budget:,} {unit} by {section.spend.label}")
-            hints, rule = section.hints, section.spend
+            tell(f"{teacher.label}: {section.budget:,} {unit} by {rule.label}")
+            hints = section.hints
             for spent in spend(rule, section.budget, teacher, candidates, collection, store, hints=hints, seed=seed):
                 tell(f"  {spent}")
 

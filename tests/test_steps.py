@@ -7,7 +7,7 @@ from retrodistill.mining import mine
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
 from retrodistill.retrieval.others import Random, RunFile
-from retrodistill.scores.combine import Agreed, Mean
+from retrodistill.scores.combine import Agreed, Confident, Mean
 from retrodistill.scores.learnt import Lists
 from retrodistill.scores.reinforced import Reinforced
 from retrodistill.scores.store import ScoreStore
@@ -204,6 +204,18 @@ def test_what_is_not_learnt_from_is_ranked_where_teachers_are_measured(collectio
     assert all(len(found) == 6 for found in run.values())
     found, _ = mine(collection, "test", [Random()], depth=6, positives=False)
     assert np.isnan(teacher_scores(found, collection, combine=rule, **options)).any()  # nothing is learnt from these
+
+
+def test_queries_that_nobody_is_sure_about_are_ranked_where_teachers_are_measured(collection, store):
+    asked = {"sources": [Random()], "depth": 6, "teachers": [BM25()], "store": store}
+    found, _ = mine(collection, "test", [Random()], depth=6, positives=False)
+    judging.judge(found, collection, asked["teachers"], store)
+    learnt = teacher_scores(found, collection, asked["teachers"], store, Confident())
+    silent = {query for query, score in zip(found.query_ids, learnt, strict=True) if np.isnan(score)}
+    assert silent  # chance found nothing that shares a word with them, and BM25 gives 0 for all
+    _, run = evaluate_teacher(collection, "test", combine=Confident(), **asked)
+    assert all(len(ranked) == 6 for ranked in run.values())
+    assert all(set(run[query].values()) == {0.0} for query in silent)
 
 
 # A combination that learns from labels

@@ -137,9 +137,8 @@ def mine(
 @click.option(
     "--spend",
     "rule",
-    default="uncertainty",
-    show_default=True,
-    help="Which ones: random, coverage, uncertainty, disagreement.",
+    show_default="coverage; of comparisons and windows uncertainty",
+    help="Which ones: coverage, every query's best-ranked first; uncertainty, disagreement, random.",
 )
 @click.option("--hint", "hints", multiple=True, help="A cheap teacher, such as bm25, that judges all for the rule.")
 @options.store
@@ -149,14 +148,14 @@ def score(
     data: str,
     teachers: tuple[str, ...],
     budget: int | None,
-    rule: str,
+    rule: str | None,
     hints: tuple[str, ...],
     store: Path,
     seed: int,
 ) -> None:
     """Have teachers score CANDIDATES into the score store; what it has already is not scored again.
 
-    With a budget the judgements go where they help most, slice by slice, each with the nDCG@10 it bought on labelled
+    With a budget the judgements go where a rule sends them, slice by slice, each with the nDCG@10 it bought on labelled
     queries; stop it when that no longer rises. What is left out is masked in training.
 
     \b
@@ -174,7 +173,7 @@ def score(
     section = Score(
         teachers=tuple(part("teacher", teacher) for teacher in teachers),
         budget=budget,
-        spend=part("spending", rule),
+        spend=part("spending", rule) if rule else None,
         hints=tuple(part("teacher", hint) for hint in hints),
     )
     steps.score(section, Candidates.read(candidates), open_collection(data), ScoreStore(store), seed, click.echo)

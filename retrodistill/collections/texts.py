@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,6 +180,14 @@ class Texts:
     def digest(self) -> str:
         """SHA-256 (hex) over the ids and the texts that models read, in order."""
         return self._facts.digest
+
+    @cached_property
+    def titles_digest(self) -> str:
+        """SHA-256 (hex) over the titles in order: where one ends and its text begins, `digest` does not tell."""
+        sha = hashlib.sha256()
+        for start in range(0, 0 if self._titles is None else len(self), 8192):
+            sha.update(json.dumps(self._pick(self._titles, slice(start, start + 8192))).encode())
+        return sha.hexdigest()
 
     @property
     def empty(self) -> int:

@@ -46,7 +46,7 @@ class DenseEncoder(Encoder):
 
         return PackedSentences.of(self.model, self.precision)
 
-    def computed(self, packed: PackedSentences, tokens: Tokens) -> Tensor:
+    def computed(self, packed: PackedSentences, tokens: Tokens, role: Role) -> Tensor:
         """Shape (texts, dimensions)."""
         return packed.vectors(tokens, normalize=self.similarity == "cosine")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -16,8 +16,6 @@ from retrodistill.encoders.loading import load_model, token_lengths
 from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from retrodistill.packed.tokens import Tokens
 
 
@@ -139,12 +137,16 @@ class Encoder(ABC):
         """The model without padding, where that is known to give the same vectors; a subclass that knows says so."""
         return None
 
+    def packed_for(self, role: Role) -> Any | None:
+        """`packed`, where it gives the same vectors of texts of this role too."""
+        return self.packed
+
     def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, Vectors]]:
         """Vectors of some rows of the texts at a time; called in inference mode.
 
         Without padding where that is known to give the same vectors, else by sentence-transformers itself.
         """
-        packed = self.packed
+        packed = self.packed_for(role)
         if packed is None:
             for rows in token_batches(self.lengths(texts), tokens_a_batch(self.device)):
                 with autocast(self.device, self.precision):
@@ -154,14 +156,14 @@ class Encoder(ABC):
 
         tokens = packed.tokens(texts, role, self.prompts[role])
         by_length = token_batches(tokens.lengths, tokens_a_batch(self.device))
-        for rows, made in each(lambda rows: self.computed(packed, tokens.take(rows)), by_length, self.device):
+        for rows, made in each(lambda rows: self.computed(packed, tokens.take(rows), role), by_length, self.device):
             yield rows, self.emitted(made, role)
 
-    def computed(self, packed: Any, tokens: Tokens) -> Tensor:
-        """What the packed model makes of a batch."""
-        return cast("Tensor", packed.vectors(tokens))
+    def computed(self, packed: Any, tokens: Tokens, role: Role) -> Any:
+        """What the packed model makes of a batch: tensors, where they were computed."""
+        return packed.vectors(tokens)
 
-    def emitted(self, made: Tensor, role: Role) -> Vectors:
+    def emitted(self, made: Any, role: Role) -> Vectors:
         """The kind of vectors that the encoder emits, of what it computed: the same, in memory that numpy sees."""
         return made.float().cpu().numpy()
 

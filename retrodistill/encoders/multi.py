@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from retrodistill import models
 from retrodistill.emissions import Emission, MultiVectors
-from retrodistill.encoders.common import Role, token_batches, tokens_a_batch
+from retrodistill.encoders.common import Role
 from retrodistill.encoders.encoder import Encoder
 from retrodistill.encoders.loading import set_max_length
 from retrodistill.encoders.token_vectors import late_interaction, skip_punctuation
-from retrodistill.encoders.tokens import tokenize
 from retrodistill.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from retrodistill.packed.late import PackedTokenVectors
+    from retrodistill.packed.tokens import Tokens
 
 
 class MultiEncoder(Encoder):
@@ -75,35 +75,33 @@ class MultiEncoder(Encoder):
         return int(self.model.get_embedding_dimension())
 
     @cached_property
-    def packed_tokens(self) -> PackedTokenVectors | None:
+    def packed(self) -> PackedTokenVectors | None:
         """The model without padding, where that is known to give the same vectors."""
         from retrodistill.packed.late import PackedTokenVectors
 
         return PackedTokenVectors.of(self.model, self.precision)
 
-    def batches(self, texts: Sequence[str], role: Role) -> Iterator[tuple[np.ndarray, MultiVectors]]:
-        """Without padding where that is known to give the same vectors, else by sentence-transformers itself."""
-        packed = self.packed_tokens
-        if packed is None or not packed.reads(role):
-            yield from super().batches(texts, role)  # type: ignore[misc]
-            return
-        from retrodistill.packed.parallel import each
+    def packed_for(self, role: Role) -> PackedTokenVectors | None:
+        """It reads no queries whose [MASK]s their other tokens do not see."""
+        return self.packed if self.packed is not None and self.packed.reads(role) else None
 
-        read = tokenize(self.model, texts, role, self.prompts[role])
-        tokens = [np.where(ids < 0, ~ids, ids) for ids in read]  # what expands a query is seen like any other here
-        by_length = token_batches([len(text) for text in tokens], tokens_a_batch(self.device))
-        made = each(lambda rows: packed.vectors([tokens[row] for row in rows], role), by_length, self.device)
-        for rows, (found, lengths) in made:
-            mean = role == "query" and self.model.similarity_fn_name == "meanmaxsim"
-            vectors = found / lengths.repeat_interleave(lengths)[:, None] if mean else found
-            yield rows, MultiVectors(lengths.cpu().numpy(), vectors.cpu().numpy())
+    def computed(self, packed: PackedTokenVectors, tokens: Tokens, role: Role) -> tuple[Tensor, Tensor]:
+        """Vectors, (vectors, dimensions), text by text, and how many each text has, (texts,)."""
+        return packed.vectors(tokens, role)
+
+    def emitted(self, made: tuple[Tensor, Tensor], role: Role) -> MultiVectors:
+        """As many vectors a text as its tokens count."""
+        vectors, lengths = made
+        if role == "query" and self.model.similarity_fn_name == "meanmaxsim":
+            vectors = vectors / lengths.repeat_interleave(lengths)[:, None]
+        return MultiVectors(lengths.cpu().numpy(), vectors.cpu().numpy())
 
     def encode_batch(self, texts: Sequence[str], role: Role) -> MultiVectors:
         """As many vectors a text as its tokens count."""
+        import torch
+
         encode = self.model.encode_query if role == "query" else self.model.encode_document
         options: dict[str, Any] = {} if self.prompts[role] is None else {"prompt": self.prompts[role]}
         found = encode(list(texts), batch_size=len(texts), show_progress_bar=False, **options)
-        if role == "query" and self.model.similarity_fn_name == "meanmaxsim":
-            found = [vectors / max(1, len(vectors)) for vectors in found]
-        arrays = [vectors.float().cpu().numpy() for vectors in found]
-        return MultiVectors(np.array([len(array) for array in arrays], dtype=np.int64), np.concatenate(arrays))
+        lengths = torch.tensor([len(vectors) for vectors in found])
+        return self.emitted((torch.cat(found).float().cpu(), lengths), role)

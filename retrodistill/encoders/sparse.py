@@ -75,7 +75,7 @@ class SpladeEncoder(Encoder):
 
         return PackedTerms.of(self.model, self.precision)
 
-    def computed(self, packed: PackedTerms, tokens: Tokens) -> Tensor:
+    def computed(self, packed: PackedTerms, tokens: Tokens, role: Role) -> Tensor:
         """The weight of each term, shape (texts, terms)."""
         return packed.weights(tokens)
 

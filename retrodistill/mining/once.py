@@ -14,6 +14,9 @@ from retrodistill.files import digest_of
 from retrodistill.mining.mine import mine
 from retrodistill.registry import Part
 
+# Of what mining makes of a search that drops and adds nothing. Raised when it makes other candidates than before.
+VERSION = 1
+
 
 def found_once(collection: Collection, split: str, sources: Sequence[Part], depth: int) -> Candidates:
     """What sources find for the queries of a split, nothing added and nothing dropped, from the cache folder if there.
@@ -29,6 +32,7 @@ def found_once(collection: Collection, split: str, sources: Sequence[Part], dept
     """
     qrels = collection.qrels(split)
     made_of = {
+        "version": VERSION,
         "texts": collection.digest,
         "queries": [[query, sorted(collection.barred(query))] for query in qrels],
         "judgements": qrels,  # their grades stand beside the candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from torch import Tensor
 
 from retrodistill.encoders.common import autocast
+from retrodistill.encoders.tokens import tokenize
 from retrodistill.packed.encoder import PackedEncoder
+from retrodistill.packed.tokens import Tokens
 
 if TYPE_CHECKING:
     from retrodistill.encoders import Precision, Role
@@ -22,7 +25,7 @@ class PackedTokenVectors:
     """A MultiVectorEncoder of a transformer and of what treats every token by itself."""
 
     def __init__(self, model: Any, encoder: PackedEncoder, precision: Precision) -> None:
-        self.encoder, self.precision = encoder, precision
+        self.model, self.encoder, self.precision = model, encoder, precision
         self.transformer, *self.behind = model.children()
 
     @classmethod
@@ -43,26 +46,31 @@ class PackedTokenVectors:
         expansion = self.transformer.query_expansion
         return role == "document" or expansion is None or bool(expansion["attend"])
 
+    def tokens(self, texts: Sequence[str], role: Role, prompt: str | None) -> Tokens:
+        """As `tokenize` has them, but for what expands a query: here others see it like any token."""
+        read = tokenize(self.model, texts, role, prompt)
+        return Tokens([np.where(ids < 0, ~ids, ids) for ids in read], None)
+
     @torch.inference_mode()
-    def vectors(self, tokens: list[np.ndarray], role: Role) -> tuple[Tensor, Tensor]:
+    def vectors(self, tokens: Tokens, role: Role) -> tuple[Tensor, Tensor]:
         """Vectors of the tokens that count.
 
         Args:
-            tokens: token ids of each text, special tokens included.
+            tokens: of each text; their segments are not read.
             role: whose tokens count.
 
         Returns:
             Vectors, float32 (vectors, dimensions), text by text; and how many each text has, int64 (texts,).
         """
-        states = self.encoder.hidden(tokens)
-        ids = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(states.device)
+        states = self.encoder.hidden(tokens.ids)
+        ids = torch.from_numpy(np.concatenate(tokens.ids).astype(np.int64)).to(states.device)
         # to what treats every token by itself, all texts are one
         read = {"token_embeddings": states[None], "input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
         with autocast(states.device.type, self.precision):
             for module in self.behind:
                 read = module(read, task=role) if isinstance(module, MultiVectorMask) else module(read)
         counts = read["attention_mask"][0].bool()
-        lengths = torch.stack([text.sum() for text in counts.split([len(text) for text in tokens])])
+        lengths = torch.stack([text.sum() for text in counts.split(tokens.lengths)])
         return read["token_embeddings"][0][counts].float(), lengths
 
 

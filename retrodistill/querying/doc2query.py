@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from retrodistill import console, models
+from retrodistill import models
 from retrodistill.collections import Collection, MadeQuery, Texts
 from retrodistill.encoders.common import Precision
 from retrodistill.errors import InputError
@@ -17,7 +17,7 @@ from retrodistill.language import kept
 from retrodistill.language.local import LocalModel, Transformers
 from retrodistill.language.model import Prompt
 from retrodistill.language.sampling import Sampling
-from retrodistill.querying.maker import QueryMaker, draw
+from retrodistill.querying.maker import FAILED, QueryMaker, draw
 from retrodistill.querying.written import cut_to_words
 
 _AT_ONCE = 64
@@ -34,6 +34,7 @@ class Doc2Query(QueryMaker):
     """
 
     argument: ClassVar[str | None] = "model"
+    version: ClassVar[int | None] = 1
     kind: Literal["doc2query"] = "doc2query"
     model: str = Field(min_length=1, description="a folder or Hub name of an encoder-decoder, safetensors")
     each: int = Field(1, ge=1, description="queries of a document")
@@ -71,20 +72,21 @@ class Doc2Query(QueryMaker):
 
     def make(self, corpus: Texts, seed: int) -> Iterator[MadeQuery]:
         """As `stream`, of a collection without queries."""
-        yield from self.stream(Collection("corpus", corpus, Texts.queries("none", []), {}), seed)
+        yield from self.stream(Collection("corpus", corpus, Texts.queries("none", []), {}), seed, Counter())
 
-    def stream(self, collection: Collection, seed: int) -> Iterator[MadeQuery]:
+    def decided_by(self, collection: Collection, seed: int) -> dict[str, Any]:
+        """As every maker's; the model's identity has its precision."""
+        told = super().decided_by(collection, seed)
+        for never_decides in ("precision", "batch_tokens"):
+            told.pop(never_decides)
+        return {**told, "model": self._opened.identity}
+
+    def stream(self, collection: Collection, seed: int, dropped: Counter[str]) -> Iterator[MadeQuery]:
         """Queries of documents in an order that ids and seed decide, some documents at a time."""
         order = sorted(collection.corpus.ids, key=lambda doc: draw(seed, f"doc2query {doc}"))
-        dropped: Counter[str] = Counter()
         seen: set[str] = set()
-        try:
-            for start in range(0, len(order), _AT_ONCE):
-                yield from self._drawn(order[start : start + _AT_ONCE], collection.corpus, seed, seen, dropped)
-        finally:
-            if dropped:
-                told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
-                console.say(f"{self.label}: dropped {told}")
+        for start in range(0, len(order), _AT_ONCE):
+            yield from self._drawn(order[start : start + _AT_ONCE], collection.corpus, seed, seen, dropped)
 
     def _drawn(
         self, docs: Sequence[str], corpus: Texts, seed: int, seen: set[str], dropped: Counter[str]
@@ -95,7 +97,10 @@ class Doc2Query(QueryMaker):
         prompts = [Prompt(texts[doc]) for doc, _ in asked]
         answers = kept.draw(self._opened, prompts, self.max_tokens, self.sampling, seeds, "draw queries")
         for (doc, number), answer in zip(asked, answers, strict=True):
-            text = " ".join((answer or "").split())
+            if answer is None:
+                dropped[FAILED] += 1
+                continue
+            text = " ".join(answer.split())
             if not text:
                 dropped["empty"] += 1
             elif text.casefold() in seen:

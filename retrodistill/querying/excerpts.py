@@ -29,6 +29,7 @@ class Title(QueryMaker):
     that the document is barred from the candidates where nothing else is asked.
     """
 
+    version: ClassVar[int | None] = 1
     kind: Literal["title"] = "title"
     source: Role = Field("barred", description="what the document that a query is made of is to it")
 
@@ -47,6 +48,7 @@ class Sentence(QueryMaker):
     """
 
     argument: ClassVar[str | None] = "each"
+    version: ClassVar[int | None] = 1
     kind: Literal["sentence"] = "sentence"
     each: int = Field(1, ge=1, description="sentences of a document; all there are in a shorter one")
     where: Literal["any", "last"] = Field("any", description="last: the last sentence first, then any")

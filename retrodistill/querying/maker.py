@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Literal, cast
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from retrodistill.collections import Collection, MadeQuery, Texts
-from retrodistill.errors import InputError
 from retrodistill.querying.round_trip import RoundTrip
 from retrodistill.registry import Part
 
 Role = Literal["relevant", "unlabelled", "barred"]
+
+# A reason for which a query is not there this time, but may be when it is asked for again.
+FAILED = "answers failed"
 
 
 class QueryMaker(Part):
@@ -26,8 +28,11 @@ class QueryMaker(Part):
         source: what the document that a query is made of is to it: `relevant`, as if a label said so; `unlabelled`, so
             that teachers alone speak of it; or `barred` from the query's candidates, as it is found too easily.
         round_trip: who must find the document by the query.
+        version: of the rule, raised when the same options make other queries than before. What a class without one of
+            its own makes is not kept between runs, as nobody would know when to make it again.
     """
 
+    version: ClassVar[int | None] = None
     limit: int | None = Field(None, ge=1, description="at most so many queries, drawn by seed")
     source: Role = Field("relevant", description="what the document that a query is made of is to it")
     round_trip: RoundTrip | None = Field(None, description="keep those that find their document, as {depth: 10}")
@@ -36,29 +41,23 @@ class QueryMaker(Part):
     def make(self, corpus: Texts, seed: int) -> Iterator[MadeQuery]:
         """All queries of a corpus, document by document; a document's are drawn by its own id and the seed."""
 
-    def stream(self, collection: Collection, seed: int) -> Iterator[MadeQuery]:
-        """Queries in the order in which they are taken until there are enough: by chance, which ids and seed decide."""
+    def decided_by(self, collection: Collection, seed: int) -> dict[str, Any]:
+        """What decides the queries of a corpus besides its documents, the seed, `limit` and `round_trip`.
+
+        Options as they stand; a maker that opens a model puts the model's identity in its place, and one whose `stream`
+        looks at the collection's queries or judgements what it makes of them.
+        """
+        return self.model_dump(mode="json", exclude={"limit", "source", "round_trip"})
+
+    def stream(self, collection: Collection, seed: int, dropped: Counter[str]) -> Iterator[MadeQuery]:
+        """Queries in the order in which they are taken until there are enough: by chance, which ids and seed decide.
+
+        Args:
+            collection: whose documents they are made of.
+            seed: of what is drawn.
+            dropped: counts what is left out on the way, by reason.
+        """
         yield from sorted(self.make(collection.corpus, seed), key=lambda query: draw(seed, query.id))
-
-
-def make_queries(makers: Sequence[Part], collection: Collection, seed: int) -> list[MadeQuery]:
-    """The queries of several makers on a collection's corpus, in their order, without empty ones.
-
-    Raises:
-        InputError: a maker makes none of this corpus.
-    """
-    made: list[MadeQuery] = []
-    rows = {doc: row for row, doc in enumerate(collection.corpus.ids)}
-    for part in makers:
-        maker = cast(QueryMaker, part)
-        asked = (query for query in maker.stream(collection, seed) if query.text.strip())
-        kept = asked if maker.round_trip is None else maker.round_trip.kept(asked, collection, maker.label)
-        found = list(islice(kept, maker.limit))
-        if not found:
-            raise InputError(f"queries {maker.label}: makes none of the documents of {collection.name}; leave it out")
-        found.sort(key=lambda query: (rows[query.source], query.id))
-        made += [query._replace(role=maker.source) for query in found]
-    return made
 
 
 def draw(seed: int, name: str) -> int:

@@ -28,6 +28,11 @@ class RoundTrip(BaseModel):
     sources: tuple[of("retriever"), ...] = Field(("bm25",), min_length=1, validate_default=True)  # type: ignore[valid-type]
     depth: int = Field(10, ge=1)
 
+    def decided_by(self, collection: Collection) -> dict[str, Any]:
+        """What decides who leads back: depth, and the identities of the sources."""
+        bare = Collection(collection.name, collection.corpus, collection.queries, {})
+        return {"sources": [cast(Any, source).open(bare).identity for source in self.sources], "depth": self.depth}
+
     def kept(self, queries: Iterator[MadeQuery], collection: Collection, label: str) -> Iterator[MadeQuery]:
         """Those that lead back, as they come; says how many did when it is over."""
         seen = back = 0

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrodistill import console
 from retrodistill.collections import Collection, MadeQuery, Texts
 from retrodistill.language import kept
 from retrodistill.language.model import LanguageModel, Message, Prompt
-from retrodistill.querying.maker import QueryMaker, draw
+from retrodistill.querying.maker import FAILED, QueryMaker, draw
 from retrodistill.registry import of
 
 _AT_ONCE = 64
@@ -56,6 +55,7 @@ class Written(QueryMaker):
     """
 
     argument: ClassVar[str | None] = "model"
+    version: ClassVar[int | None] = 1
     kind: Literal["written"] = "written"
     model: of("language_model")  # type: ignore[valid-type]
     form: Kind = Field("question", description="what kind of query is asked for")
@@ -78,24 +78,23 @@ class Written(QueryMaker):
 
     def make(self, corpus: Texts, seed: int) -> Iterator[MadeQuery]:
         """As `stream`, of a collection without queries."""
-        yield from self.stream(Collection("corpus", corpus, Texts.queries("none", []), {}), seed)
+        yield from self.stream(Collection("corpus", corpus, Texts.queries("none", []), {}), seed, Counter())
 
-    def stream(self, collection: Collection, seed: int) -> Iterator[MadeQuery]:
+    def decided_by(self, collection: Collection, seed: int) -> dict[str, Any]:
+        """As every maker's; what is shown stands for the labelled pairs that were looked at."""
+        told = super().decided_by(collection, seed)
+        for seen_in_shown in ("shots", "examples"):
+            told.pop(seen_in_shown)
+        return {**told, "model": self.model.open().identity, "shown": self._shown(collection, seed)}
+
+    def stream(self, collection: Collection, seed: int, dropped: Counter[str]) -> Iterator[MadeQuery]:
         """Queries of documents in an order that ids and seed decide, some documents at a time."""
         model: LanguageModel = self.model.open()
         shown = self._shown(collection, seed)
         order = sorted(collection.corpus.ids, key=lambda doc: draw(seed, f"written {doc}"))
-        dropped: Counter[str] = Counter()
         seen: set[str] = set()
-        try:
-            for start in range(0, len(order), _AT_ONCE):
-                yield from self._written(
-                    model, order[start : start + _AT_ONCE], collection.corpus, shown, seen, dropped
-                )
-        finally:
-            if dropped:
-                told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
-                console.say(f"{self.label}: dropped {told}")
+        for start in range(0, len(order), _AT_ONCE):
+            yield from self._written(model, order[start : start + _AT_ONCE], collection.corpus, shown, seen, dropped)
 
     def _written(
         self,
@@ -110,7 +109,7 @@ class Written(QueryMaker):
         answers = kept.generate(model, prompts, _TOKENS_A_QUERY * self.each, f"write {self.form}s")
         for doc, answer in zip(docs, answers, strict=True):
             if answer is None:
-                dropped["answers failed"] += 1
+                dropped[FAILED] += 1
                 continue
             good = 0
             for text in lines_of(answer):

@@ -143,9 +143,11 @@ class Confident(Mean):
     """The average of teachers, in each query by how sure each of them is.
 
     Sureness is one less the entropy of `softmax(scores / temperature)` over the documents that the teacher judged,
-    relative to that of not knowing: 1 for all on one document, 0 for all alike. A query that all are wholly unsure
-    about is left out. With `normalise: none` it is the teachers' own certainty that counts, which wants `temperatures`;
-    with another scale the shape of their scores.
+    relative to that of not knowing: 1 for all on one document, 0 for all alike. Rows that all who judged them are
+    wholly unsure about are left out, or with `keep_unsure` get what the plain mean gives, which is what their scores
+    come to as all sureness goes to 0 alike. Where the teachers are measured, they stay: what is not learnt from was
+    found and is ranked all the same. With `normalise: none` it is the teachers' own certainty that counts, which wants
+    `temperatures`; with another scale the shape of their scores.
 
     Source: the confidence of Li et al. 2024, "Learning with Less: Knowledge Distillation from Large Language Models via
     Unlabeled Data" (LLKD), as a weight.
@@ -154,6 +156,19 @@ class Confident(Mean):
     argument: ClassVar[str | None] = "temperature"
     kind: Literal["confident"] = "confident"  # type: ignore[assignment]
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    keep_unsure: bool = Field(False, description="rows that nobody is sure about get the plain mean")
+
+    def unfiltered(self) -> Combination:
+        """With the plain mean where nobody is sure."""
+        return self.model_copy(update={"keep_unsure": True})
+
+    def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
+        """The mean by weights and sureness; where all of these are 0, by weights, or NaN."""
+        result = super().combined(values, judged, groups)
+        if not self.keep_unsure:
+            return result
+        plain = Mean(weights=self.weights).combined(values, judged, groups)
+        return np.where(np.isnan(result), plain, result)
 
     def trust(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """Sureness, from 0 to 1, a teacher and row."""

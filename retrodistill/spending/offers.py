@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from retrodistill.candidates import Candidates
 from retrodistill.errors import InputError
 from retrodistill.scores.bradley_terry import bradley_terry
-from retrodistill.spending.rule import Known, Units
+from retrodistill.spending.rule import Coverage, Known, Rule, Units
+from retrodistill.spending.uncertain import Uncertainty
 from retrodistill.teachers import comparing, judging, ordering
 from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.judging import Judged
@@ -31,6 +32,7 @@ class Offer(ABC):
 
     Attributes:
         unit: what is counted.
+        usual: the rule that chooses where none is named.
         units: all that can be bought.
         open: bool (U,), what was not tried yet.
         groups: int (U,), of units with the same number one is bought at a time.
@@ -40,6 +42,7 @@ class Offer(ABC):
     """
 
     unit: str
+    usual: ClassVar[Rule]
     units: Units
     open: np.ndarray
     groups: np.ndarray
@@ -94,6 +97,7 @@ class Documents(Offer):
     """One candidate at a time."""
 
     unit = "pairs"
+    usual = Coverage()
 
     def look(self) -> None:
         """Every score."""
@@ -115,6 +119,7 @@ class Comparisons(Offer):
     """Two candidates of a query at a time, in both orders; what is known is read by Bradley-Terry."""
 
     unit = "comparisons"
+    usual = Uncertainty()
 
     def look(self) -> None:
         """Every pair in the store, strengths and their standard errors."""
@@ -172,6 +177,7 @@ class Windows(Offer):
     """The beginning of a query's list, by one pass over it: the first window alone, or a pass from further down."""
 
     unit = "windows"
+    usual = Uncertainty()
 
     def look(self) -> None:
         """How far down each query was judged, and in which order; the rest of a list counts as behind that."""
@@ -211,8 +217,21 @@ class Windows(Offer):
 
 def offer_of(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> Offer:
     """What a teacher offers."""
-    kind = next((kind for form, kind in _OFFERS if isinstance(teacher, form)), Documents)
-    return kind(teacher, candidates, collection, store)
+    return _kind(teacher)(teacher, candidates, collection, store)
+
+
+def usual_rule(teacher: Part) -> Rule:
+    """What spends a budget of a teacher's judgements where the user names no rule.
+
+    Of single documents `coverage`: where the teacher is far better than the first stage it brings most, and one that is
+    no better is not worth paying for by any rule. Comparisons and windows show many documents, of which the best-ranked
+    would be paid for again and again; there it is `uncertainty`.
+    """
+    return _kind(teacher).usual
+
+
+def _kind(teacher: Part) -> type[Offer]:
+    return next((kind for form, kind in _OFFERS if isinstance(teacher, form)), Documents)
 
 
 _OFFERS: Sequence[tuple[type, type[Offer]]] = ((Comparing, Comparisons), (Ordering, Windows))

@@ -148,7 +148,8 @@ class Random(Rule):
 class Coverage(Rule):
     """Every query alike, the best-ranked first: each query's first candidate, then each one's second.
 
-    Of pairs and windows, those first that reach the least far down.
+    Of pairs and windows, those first that reach the least far down. What is bought of documents where no rule is named:
+    the better the teacher is than the first stage, the more it is worth to have the top of every list judged.
     """
 
     kind: Literal["coverage"] = "coverage"

@@ -20,7 +20,8 @@ class Uncertainty(Rule):
 
     Of two documents the question is which comes first: expected strengths and their standard errors, those of
     Bradley-Terry where they were compared, make of it a probability q, and q (1 - q) times the greater chance of the
-    two to belong is what a comparison is worth. A window is worth the sum over its documents, a judgement.
+    two to belong is what a comparison is worth. A window is worth the sum over its documents, a judgement. What is
+    bought of comparisons and windows where no rule is named.
     """
 
     kind: Literal["uncertainty"] = "uncertainty"

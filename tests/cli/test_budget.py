@@ -15,10 +15,11 @@ def test_score_within_a_budget(tmp_path, collection_folder, tiny_model):
     out, store = tmp_path / "candidates.parquet", tmp_path / "scores"
     done("mine", "--data", collection_folder, "--split", "train", "--source", "bm25", "--depth", 6, "--out", out)
     words = ["score", out, "--data", collection_folder, "--teacher", f"dense:{tiny_model}", "--store", store]
-    told = done(*words, "--budget", 20, "--spend", "coverage", "--hint", "bm25").output
+    told = done(*words, "--budget", 20, "--hint", "bm25").output
     assert "20 pairs by coverage" in told and "20 of " in told and "nDCG@10" in told
+    assert "25 pairs by disagreement" in done(*words, "--budget", 25, "--spend", "disagreement").output
     rows = {found["identity"]["kind"]: found["rows"] for found in ScoreStore(store).teachers()}
-    assert rows["dense"] == 20 < rows["bm25"]
+    assert rows["dense"] == 25 < rows["bm25"]
     refused = call(*words, "--budget", 20, "--spend", "coverge")
     assert refused.exit_code == 2 and "did you mean 'coverage'?" in refused.stderr
 
@@ -57,13 +58,15 @@ def test_a_recipe_within_a_budget(tmp_path, collection_folder, tiny_model):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tree))
     told = done("run", recipe).stderr
-    assert "30 pairs by uncertainty" in told
+    assert "30 pairs by coverage" in told
     rows = {found["identity"]["kind"]: found["rows"] for found in ScoreStore(tmp_path / "scores").teachers()}
     assert rows["dense"] == 30 < rows["bm25"]  # its evaluation is not paid for in silence
     assert "the teacher is left out: dense:" in told and "evaluate.teacher_budget allows 0" in told
     assert not (tmp_path / "runs/budget/evaluate/teacher").exists()
     manifest = json.loads((tmp_path / "runs/budget/score/manifest.json").read_text())
-    assert manifest["budget"] == 30 and manifest["spend"]["kind"] == "uncertainty"
+    assert manifest["budget"] == 30
+    hint, bought = manifest["teachers"]
+    assert hint["bought_by"] is None and bought["bought_by"]["kind"] == "coverage"
     assert "30 of" in done("run", recipe, "train.learning_rate=1e-4").stderr  # what was bought counts as spent
     again = {found["identity"]["kind"]: found["rows"] for found in ScoreStore(tmp_path / "scores").teachers()}
     assert again == rows

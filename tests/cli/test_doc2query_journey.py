@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from commands import call, done
 from small_decoder import decoder, encoder_decoder
 
 from retrodistill.collections import open_collection
+from retrodistill.language.local import LocalModel
+from retrodistill.querying.round_trip import RoundTrip
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +38,40 @@ def test_a_decoder_is_told_in_one_line(collection_folder, models, tmp_path):
     assert result.exit_code == 2
     assert "needs an encoder-decoder" in result.output
     assert not (tmp_path / "no").exists()
+
+
+def test_a_recipe_makes_its_queries_once(collection_folder, models, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRODISTILL_CACHE", str(tmp_path / "cache"))
+    makers = [
+        {"kind": "title", "round_trip": {"depth": 8}},
+        {"kind": "doc2query", "model": models[1], "limit": 4, "max_tokens": 5},
+    ]
+    tree = {
+        "name": "made",
+        "runs": str(tmp_path / "runs"),
+        "store": str(tmp_path / "scores"),
+        "data": {"path": str(collection_folder), "train": "made", "queries": makers},
+        "mine": {"sources": ["bm25"], "depth": 4},
+        "score": {"teachers": ["bm25"]},
+        "train": {
+            "student": {"kind": "dense", "model": str(tiny_model), "layers": 1, "dropout": 0},
+            "losses": [{"kind": "kl", "student_temperature": 0.1}],
+            "batch_size": 4,
+            "documents": 3,
+            "max_steps": 2,
+        },
+        "evaluate": {"metrics": ["nDCG@10"], "before": False},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    assert "led back" in done("run", recipe).output
+    monkeypatch.setattr(LocalModel, "model", None)
+    monkeypatch.setattr(RoundTrip, "kept", None)
+    told = done("run", recipe).output
+    assert "title: 24 queries, unchanged, skipped" in told
+    assert f"doc2query:{models[1]}: 4 queries, unchanged, skipped" in told
+    assert "mine      unchanged, skipped" in told
+    # the verb makes the same ones, and reads them as well
+    told = done("queries", "--data", collection_folder, "--from", json.dumps(makers[0]), "--out", tmp_path / "b").output
+    assert "title: 24 queries, unchanged, skipped" in told
+    assert len(open_collection(str(tmp_path / "b")).qrels("made")) == 24

@@ -48,6 +48,13 @@ def test_whatever_decides_it_is_searched_anew(collection, mined):
         assert found.table.to_pylist() == expected.table.to_pylist()
 
 
+def test_a_changed_rule_makes_it_again(collection, mined, monkeypatch):
+    for version, times in ((1, 1), (2, 2), (1, 2)):
+        monkeypatch.setattr(once, "VERSION", version)
+        once.found_once(collection, "test", [BM25()], 4)
+        assert len(mined) == times
+
+
 def test_a_damaged_file_is_made_again(collection, mined, tmp_path):
     first = once.found_once(collection, "test", [BM25()], 4)
     (file,) = (tmp_path / "cache" / "candidates").iterdir()

@@ -108,8 +108,10 @@ def test_a_length_and_no_text(make):
     assert encoder.encode([], "document").vectors.shape == (0, 16)
 
 
-def test_meanmaxsim_divides_by_how_many_vectors_a_query_has(make):
-    mean, _ = make(similarity_fn_name="meanmaxsim")
+@pytest.mark.parametrize("expansion", [None, UNSEEN], ids=["without padding", "by the library"])
+def test_meanmaxsim_divides_by_how_many_vectors_a_query_has(make, expansion):
+    mean, _ = make(similarity_fn_name="meanmaxsim", expansion=expansion)
+    assert (mean.packed_for("query") is None) == (expansion is UNSEEN)
     found = mean.encode(TEXTS, "query")
     lengths = np.linalg.norm(found.vectors, axis=1) * np.repeat(found.lengths, found.lengths)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
@@ -119,12 +121,12 @@ def test_bf16_is_near(make):
     rough, reference = make(precision="bf16")
     found = rough.encode(TEXTS, "document").vectors
     exact = torch.cat([reference.encode_document(text) for text in TEXTS]).numpy()
-    assert rough.packed_tokens is not None
+    assert rough.packed is not None
     assert 0 < np.abs(found - exact).max() < 0.1
 
 
 @pytest.mark.parametrize("case", [{"backbone": "electra"}, {"behind": [HierarchicalTokenPooling(2)]}])
 def test_what_is_not_known_goes_through_sentence_transformers(make, case):
     encoder, reference = make(**case)
-    assert encoder.packed_tokens is None
+    assert encoder.packed is None
     same(encoder, reference, "document")

@@ -240,6 +240,31 @@ def test_where_nobody_is_sure_nothing_is_said():
     np.testing.assert_allclose(got[3:], [0, 9], rtol=1e-5)
 
 
+def test_where_nobody_is_sure_the_plain_mean_is_measured():
+    rule = Confident(normalise="none")
+    everything = rule.unfiltered()
+    assert everything == Confident(normalise="none", keep_unsure=True) != rule
+    got = combined(everything, [[1, 1, 1, 0, 9], [2, 2, 2, NAN, NAN]])
+    np.testing.assert_allclose(got, [1.5, 1.5, 1.5, 0, 9])
+    weighed = Confident(normalise="none", weights=(1, 3)).unfiltered()
+    np.testing.assert_allclose(combined(weighed, [[1, 1], [2, 2]], [0, 2]), [1.75, 1.75])
+    # the first is sure and has not judged the last, the second is unsure, and of weight where the first has none
+    scores = [[math.log(3), 0, NAN, NAN], [5, 5, 5, NAN]]
+    np.testing.assert_allclose(combined(rule, scores, [0, 4]), [math.log(3), 0, NAN, NAN], rtol=1e-6)
+    np.testing.assert_allclose(combined(everything, scores, [0, 4]), [math.log(3), 0, 5, NAN], rtol=1e-6)
+    alone = Confident(normalise="none", weights=(0, 1))
+    np.testing.assert_array_equal(combined(alone, scores, [0, 4]), [NAN] * 4)
+    np.testing.assert_array_equal(combined(alone.unfiltered(), scores, [0, 4]), [5, 5, 5, NAN])
+
+
+@given(st.lists(st.lists(st.integers(-3, 3) | st.just(NAN), min_size=5, max_size=5), min_size=2, max_size=2))
+def test_what_is_measured_is_what_was_learnt_and_all_that_was_judged(scores):
+    learnt, measured = (combined(rule, scores, [0, 2, 5]) for rule in (Confident(), Confident().unfiltered()))
+    taught = ~np.isnan(learnt)
+    np.testing.assert_array_equal(learnt[taught], measured[taught])
+    np.testing.assert_array_equal(np.isnan(measured), np.isnan(scores).all(axis=0))
+
+
 @given(st.lists(st.integers(-50, 50), min_size=5, max_size=5), st.integers(-1000, 1000))
 def test_sureness_does_not_move_with_a_shift(scores, shift):
     other = [0, 1, 2, 3, 4]

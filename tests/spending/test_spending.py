@@ -15,7 +15,7 @@ from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.registry import build
 from retrodistill.scores.store import ScoreStore
-from retrodistill.spending import Known, Units, spend
+from retrodistill.spending import Known, Units, spend, usual_rule
 from retrodistill.teachers import judging, ordering
 from retrodistill.teachers.teacher import Teacher
 
@@ -254,6 +254,11 @@ def test_a_sort_leaves_a_rule_nothing_to_choose(lists):
     collection, candidates, store = lists
     with pytest.raises(InputError, match=r"pairs: sort asks what a sort needs.*use pairs: all"):
         list(spend(rule("random"), 10, build("teacher", {**BY_LENGTH, "pairs": "sort"}), candidates, collection, store))
+
+
+def test_a_rule_that_nobody_named_goes_by_what_is_bought():
+    named = [usual_rule(build("teacher", teacher)).kind for teacher in ("bm25", BY_LENGTH, ALPHABET)]
+    assert named == ["coverage", "uncertainty", "uncertainty"]
 
 
 def test_the_gain_of_a_slice_is_told(world):
