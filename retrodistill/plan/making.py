@@ -35,11 +35,11 @@ def plan(recipe: Recipe, *, probe: int = 32) -> Plan:
 
 def _heights(recipe: Recipe, lines: list[Line]) -> tuple[list[Step], list[str]]:
     steps, untried = list[Step](), list[str]()
-    asked = {line.teacher for line in lines if line.missing}
-    teachers = [teacher for stage in recipe.stages for teacher in (*stage.score.teachers, *stage.score.looked_at)]
-    judged = frozenset(teacher.model_dump_json() for teacher in teachers if teacher.label not in asked)
+    missing: dict[str, int] = {}
+    for teacher in (one for stage in recipe.stages for one in (*stage.score.teachers, *stage.score.looked_at)):
+        missing[teacher.model_dump_json()] = sum(line.missing for line in lines if line.teacher == teacher.label)
     try:
-        for found in apart(rehearsed, recipe, judged):
+        for found in apart(rehearsed, recipe, missing):
             if isinstance(found, Step):
                 steps.append(found)
             else:

@@ -1,22 +1,28 @@
 """A run's steps in their order, each with one batch of the longest texts there: what the process takes at its height.
 
 What a batch does not show, as it grows with the collection, is worked out from what the code holds of it: BM25's
-postings and the vectors of an index by what a sample of documents takes, candidates by their number. Vectors that are
-searched on disk are not counted: the system gives their pages to whoever needs them.
+postings and the vectors of an index by what a sample of documents takes, candidates by their number, and what the
+library of matrix products keeps of every size of batch that it meets by a few sizes and by how many there will be.
+Vectors that are searched on disk are not counted: the system gives their pages to whoever needs them.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from retrodistill import vectors
 from retrodistill.candidates import Candidates
 from retrodistill.emissions import columns_of
-from retrodistill.encoders import Encoder
+from retrodistill.encoders import Encoder, device_of, token_batches
+from retrodistill.encoders.common import tokens_a_batch
+from retrodistill.encoders.sizes import distinct
 from retrodistill.errors import InputError
 from retrodistill.indexing.mapped import Mapped
 from retrodistill.memory import forget_peak, peak, resident
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
 # Documents that stand for all, as many as training tokenises at once; of them the longest are computed.
 _SAMPLE = 4_096
 _LONGEST, _JUDGED = 32, 16
+_SHAPES = 24  # sizes of batches that are tried
 _FEW = 64  # documents that libraries are warmed up with
 _LOWER = {
     "mining": "set mine.memory",
@@ -54,12 +61,12 @@ _LOWER = {
 }
 
 
-def rehearsed(recipe: Recipe, judged: frozenset[str]) -> Iterator[Step | str]:
+def rehearsed(recipe: Recipe, missing: Mapping[str, int]) -> Iterator[Step | str]:
     """Walk the steps that are still to be made, in a process that did nothing else.
 
     Args:
         recipe: what is to be run.
-        judged: teachers, by their options, that have nothing left to judge.
+        missing: how many judgements the store lacks of each teacher, by its options; those without are skipped.
 
     Yields:
         A step, or what was not tried and why, as text.
@@ -69,8 +76,8 @@ def rehearsed(recipe: Recipe, judged: frozenset[str]) -> Iterator[Step | str]:
         if mined(work.walk, stage) is None:
             yield from work.mining(stage)
         for teacher in (*stage.score.teachers, *stage.score.looked_at):
-            if teacher.model_dump_json() not in judged:
-                yield from work.scoring(teacher)
+            if pairs := missing.get(teacher.model_dump_json(), 0):
+                yield from work.scoring(teacher, pairs)
         for train in stage.students.values():
             yield from work.training(stage, train)
         for train in stage.searched.values():
@@ -79,10 +86,17 @@ def rehearsed(recipe: Recipe, judged: frozenset[str]) -> Iterator[Step | str]:
 
 @dataclass
 class _Rehearsal:
-    """The walk, what stands for its texts, and what was tried already."""
+    """The walk, what stands for its texts, and what was tried.
+
+    Attributes:
+        walk: the recipe's.
+        done: parts that were tried.
+        left: bytes that steps leave behind, beyond what the trial of them did.
+    """
 
     walk: Walk
     done: set[str] = field(default_factory=set)
+    left: int = 0
 
     def __post_init__(self) -> None:
         corpus, queries = self.walk.collection.corpus, self.walk.collection.query_ids(self.walk.recipe.data.train)
@@ -112,12 +126,14 @@ class _Rehearsal:
                 yield f"{name} from {source.label}: {error}"
                 continue
             kept.append(opened)
-            height, held = max(height, peak() + held + added), held + stays
+            height, held = max(height, peak() + self.left + held + added), held + stays
             forget_peak()
         queries, found = len(self.walk.collection.query_ids(self.walk.recipe.data.train)), len(options.sources)
         sampler = cast(Any, options.sampler)
         depth = min(len(corpus), options.depth) * found
-        height = max(height, resident() + held + candidates_held(queries, depth, sampler.n if sampler else depth))
+        height = max(
+            height, resident() + self.left + held + candidates_held(queries, depth, sampler.n if sampler else depth)
+        )
         if options.memory is not None:  # what takes more is refused
             height = min(height, max(options.memory, peak()))
         if kept:
@@ -125,7 +141,7 @@ class _Rehearsal:
         del kept
         gc.collect()
 
-    def _searched(self, source: Part) -> tuple[Any, int, int]:
+    def _searched(self, source: Part, pairs: int = 0) -> tuple[Any, int, int]:
         """A source at work: itself, and what all documents add to its height and to what it holds."""
         if to_be_trained(self.walk, source):
             raise InputError("an earlier round has yet to train it")
@@ -138,58 +154,101 @@ class _Rehearsal:
             rest = self.share - 1
             return built, int(rest * (peak() - before)), int(rest * max(0, resident() - before))
         if isinstance(source, EncoderRetriever):
-            return opened, *self._encoded(opened.encoder, Mapped() if isinstance(source, Dense) else source.exact_index)
+            index = Mapped() if isinstance(source, Dense) else source.exact_index
+            rate = vectors.known_rate(opened.encoder, self.walk.collection.corpus.digest, "document")
+            return opened, *self._encoded(opened.encoder, index, kept=rate is not None)
         if isinstance(source, Teacher):
-            self._judged(source, opened)
+            self._judged(source, opened, pairs)
         return opened, 0, 0
 
-    def _encoded(self, encoder: Encoder, index: Index) -> tuple[int, int]:
-        """A part of the longest documents encoded, and searched: what all add to its height, and to what is held."""
-        part = self.documents[:TEXTS_A_PART]
-        read = encoder.packed.tokens(part, "document", None) if encoder.packed is not None else encoder.lengths(part)
-        vectors = encoder.encode([self.documents[row] for row in self.longest], "document")
+    def _encoded(self, encoder: Encoder, index: Index, kept: bool = False) -> tuple[int, int]:
+        """A part of the longest documents encoded, and searched: what all add to its height, and to what is held.
+
+        Those whose vectors are `kept` are not encoded again.
+        """
+        documents = len(self.walk.collection.corpus)
+        made = encoder.encode([self.documents[row] for row in self.longest[: 1 if kept else None]], "document")
         asked = encoder.encode(self.questions[:_LONGEST], "query")
-        del read
+        if not kept:
+            self._shapes(
+                self._lengths(encoder),
+                documents / TEXTS_A_PART,
+                [partial(encoder.encode, [text], "document") for text in self._beginnings()],
+            )
         mapped = isinstance(index, Mapped)
         if mapped:  # as many as are read at once
-            vectors = np.resize(vectors, (min(len(self.walk.collection.corpus), 16_384), vectors.shape[1]))
-        index.build(vectors).nearest(asked, min(16, len(vectors)))
-        each = sum(column.nbytes for column in columns_of(vectors).values()) / len(vectors)
-        held = 0 if mapped else int(each * len(self.walk.collection.corpus))
+            made = np.resize(made, (min(documents, 16_384), made.shape[1]))
+        index.build(made).nearest(asked, min(16, len(made)))
+        each = sum(column.nbytes for column in columns_of(made).values()) / len(made)
+        held = 0 if mapped else int(each * documents)
         return COPIES * held, held
 
-    def scoring(self, teacher: Part) -> Iterator[Step | str]:
+    def _lengths(self, encoder: Encoder) -> list[list[int]]:
+        """Tokens of the sample's documents, part by part as they are encoded."""
+        parts = [self.documents[at : at + TEXTS_A_PART] for at in range(0, len(self.documents), TEXTS_A_PART)]
+        packed = encoder.packed
+        if packed is None:
+            return [encoder.lengths(part) for part in parts]
+        return [packed.tokens(part, "document", encoder.prompts["document"]).lengths for part in parts]
+
+    def _beginnings(self) -> list[str]:
+        """Texts of one word, of two, and so on."""
+        words = max(self.documents, key=len).split()[:_SHAPES]
+        return [" ".join(words[: count + 1]) for count in range(len(words))]
+
+    def _shapes(self, parts: Sequence[Sequence[int]], count: float, computed: Sequence[Callable[[], Any]]) -> None:
+        """Count what is kept of sizes of batches, for good.
+
+        Args:
+            parts: tokens of each text, part by part, batched as they are computed.
+            count: how many such parts there are.
+            computed: each computes a batch of a size of its own.
+        """
+        budget = tokens_a_batch(device_of(None))
+        met = [{int(np.take(part, rows).sum()) for rows in token_batches(part, budget)} for part in parts]
+        for compute in computed[: len(computed) // 2]:
+            compute()
+        before = resident()
+        for compute in computed[len(computed) // 2 :]:
+            compute()
+        each = max(0, resident() - before) / max(1, len(computed) - len(computed) // 2)
+        self.left += int(each * max(0, min(budget, distinct(met, count)) - len(computed)))
+
+    def scoring(self, teacher: Part, pairs: int) -> Iterator[Step | str]:
         """Have a teacher judge the longest documents; a retriever encodes, as in mining; a server does it elsewhere."""
         if self._was(teacher) or getattr(getattr(teacher, "model", None), "url", None):
             return
         name = f"scoring by {teacher.label}"
         forget_peak()
         try:
-            opened, added, _ = self._searched(teacher)
+            opened, added, _ = self._searched(teacher, pairs)
         except InputError as error:
             yield f"{name}: {error}"
             return
-        yield Step(name, peak() + added, _LOWER["scoring"])
+        yield Step(name, peak() + self.left + added, _LOWER["scoring"])
         del opened
         gc.collect()
 
-    def _judged(self, teacher: Teacher, opened: Any) -> None:
-        rows = self.rows[self.longest[:_JUDGED]]
-        docs = self.walk.collection.corpus.ids_of(rows)
+    def _judged(self, teacher: Teacher, opened: Any, pairs: int) -> None:
+        docs = self.walk.collection.corpus.ids_of(self.rows[self.longest[:_JUDGED]])
         queries = [self.queries[row] for row in _longest(self.questions)[: 1 if _by_lists(teacher) else 4]]
         each = max(2, len(docs) // len(queries))
         listed = {
             query: [(doc, "sample", rank, 0.0, None) for rank, doc in enumerate(docs[at : at + each], start=1)]
             for query, at in zip(queries, range(0, len(docs), each), strict=False)
         }
-        read = None
-        if hasattr(opened, "tokens"):  # of a whole part, as they are held while it is judged
-            some = min(opened.pairs_a_part, len(self.documents))
-            read = opened.tokens(
-                [(self.questions[row % len(self.questions)], self.documents[row]) for row in range(some)]
-            )
-        ask(teacher, opened, Candidates.of(listed))
-        del read
+        ask(teacher, opened, Candidates.of({query: rows for query, rows in listed.items() if rows}))
+        if not hasattr(opened, "tokens"):  # no cross-encoder
+            return
+        parts = [self.documents[at : at + opened.pairs_a_part] for at in range(0, len(self.documents), _SAMPLE // 4)]
+        lengths = [
+            opened.tokens(list(zip(np.resize(self.questions, len(part)).tolist(), part, strict=True))).lengths
+            for part in parts
+        ]
+        rows = np.argsort([len(text) for text in self.documents], kind="stable")
+        short = self.walk.collection.corpus.ids_of(self.rows[rows[:: max(1, len(rows) // (2 * _SHAPES))][:_SHAPES]])
+        computed = [partial(opened.score, [queries[0]], [doc]) for doc in short]
+        self._shapes(lengths, pairs / opened.pairs_a_part, computed)
 
     def training(self, stage: Stage, train: Train) -> Iterator[Step | str]:
         """Try two steps of a student."""
@@ -210,7 +269,10 @@ class _Rehearsal:
             yield f"{name}: {error}"
             return
         tokens = found.tokens(train.batch_size, train.max_tokens)
-        yield Step(name, found.step(tokens), _LOWER["training"], tokens)
+        queries = len(self.walk.collection.query_ids(self.walk.recipe.data.train))
+        steps = min(train.max_steps or math.inf, train.epochs * -(-queries // train.batch_size))
+        self.left += found.kept(steps)
+        yield Step(name, found.step(tokens) + self.left, _LOWER["training"], tokens)
         gc.collect()
 
     def indexing(self, train: Train) -> Iterator[Step | str]:
@@ -236,7 +298,7 @@ class _Rehearsal:
         except InputError as error:
             yield f"{name}: {error}"
             return
-        yield Step(name, peak() + added, _LOWER["indexing"])
+        yield Step(name, peak() + self.left + added, _LOWER["indexing"])
         gc.collect()
 
     def _was(self, part: Any) -> bool:

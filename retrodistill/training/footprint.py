@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from retrodistill.memory import forget_peak, peak
+from retrodistill.encoders.sizes import distinct
+from retrodistill.memory import forget_peak, peak, resident
 
 if TYPE_CHECKING:
     from retrodistill.losses.batch import Loss
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 # Tokens of the steps that are tried. The first is not counted: it makes room for what stays, as Adam's averages.
 _SIZES = (2_048, 2_048, 6_144)
 _QUERIES = 64  # whose tokens are counted
+_STEPS = 32  # whose sizes of batches are counted
+_LENGTHS = 16  # sizes that are tried
+# What oneDNN keeps at most: three primitives, forward and for two gradients, for each shape of weights.
+_PRIMITIVES = 1_024
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Footprint:
         query: tokens of a query with its documents, or of its pairs with them, on the average.
         deviation: of that, from query to query.
         chunk: tokens that are embedded together; 0 where a batch that is too large goes in groups of queries instead.
+        size: bytes that each new size of what is embedded together leaves behind, up to `sizes` of them.
+        sizes: how many stay.
+        met: the sizes of some steps.
     """
 
     held: int
@@ -41,6 +49,9 @@ class Footprint:
     query: float
     deviation: float = 0.0
     chunk: int = 0
+    size: int = 0
+    sizes: int = 0
+    met: tuple[set[Any], ...] = ()
 
     def tokens(self, batch_size: int, max_tokens: int) -> int:
         """Tokens that hold gradients at once in the largest of some thousand batches of so many queries.
@@ -55,6 +66,10 @@ class Footprint:
     def step(self, tokens: int) -> int:
         """Bytes of the process at the height of a step in which so many tokens hold gradients."""
         return self.held + self.token * tokens
+
+    def kept(self, steps: float) -> int:
+        """Bytes that are kept of the sizes that so many steps meet."""
+        return int(self.size * min(self.sizes, distinct(self.met, steps)))
 
 
 def tried(
@@ -104,6 +119,8 @@ def tried(
         optimizer.zero_grad()
         read.append(_tokens(objective, batch))
         most.append(peak())
+    met = tuple(_sizes(objective, draw.batch(options.batch_size, options.documents)) for _ in range(_STEPS))
+    shapes = {module.weight.shape for module in model.modules() if isinstance(module, torch.nn.Linear)}
     (_, few, many), (_, low, high) = read, most
     token = max(0, high - low) // max(1, many - few)
     return Footprint(
@@ -112,6 +129,9 @@ def tried(
         query=float(costs.mean()),
         deviation=float(costs.std()),
         chunk=tokens_a_batch(device) if objective.looks_across else 0,
+        size=_left_by_a_size(objective, batch),
+        sizes=_PRIMITIVES // max(1, 3 * len(shapes)),
+        met=met,
     )
 
 
@@ -128,6 +148,36 @@ def _items(objective: Objective, batch: Batch) -> Any:
 def _tokens(objective: Objective, batch: Batch) -> int:
     """That hold gradients at once."""
     return sum(item.shape[-1] for items in _items(objective, batch).values() for item in items)
+
+
+def _sizes(objective: Objective, batch: Batch) -> set[Any]:
+    """Rows and tokens of what is embedded together, by role."""
+    from retrodistill.encoders.common import token_batches, tokens_a_batch
+
+    found = set()
+    for role, items in _items(objective, batch).items():
+        lengths = [item.shape[-1] for item in items]
+        for rows in token_batches(lengths, tokens_a_batch(objective.device)):
+            found.add((role, len(rows), lengths[rows[0]]))
+    return found
+
+
+def _left_by_a_size(objective: Objective, batch: Batch) -> int:
+    """Bytes that stay when what is embedded has a new size, by the second half of some that are tried."""
+    from retrodistill.encoders.common import autocast
+
+    role, items = list(_items(objective, batch).items())[-1]
+    longest = max(items, key=lambda item: item.shape[-1])
+    lengths = range(4, min(4 + _LENGTHS, longest.shape[-1]))
+    held = [resident()]
+    for length in lengths:
+        with autocast(objective.device, objective.precision):
+            made = objective.student.embed(objective.model, [longest[..., :length]], role)
+        made.values.float().square().sum().backward()
+        objective.model.zero_grad()
+        held.append(resident())
+    half = len(held) // 2
+    return max(0, held[-1] - held[half]) // max(1, len(held) - 1 - half)
 
 
 def _batches(objective: Objective, draw: _Draw, query: float, documents: int) -> Iterator[Batch]:
