@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 # Documents that stand for all, as many as training tokenises at once; of them the longest are computed.
 _SAMPLE = 4_096
 _LONGEST, _JUDGED = 32, 16
-_SHAPES = 24  # sizes of batches that are tried
+_SIZES = 16  # sizes of batches that are tried
 _FEW = 64  # documents that libraries are warmed up with
 _LOWER = {
     "mining": "set mine.memory",
@@ -170,11 +170,10 @@ class _Rehearsal:
         made = encoder.encode([self.documents[row] for row in self.longest[: 1 if kept else None]], "document")
         asked = encoder.encode(self.questions[:_LONGEST], "query")
         if not kept:
-            self._shapes(
-                self._lengths(encoder),
-                documents / TEXTS_A_PART,
-                [partial(encoder.encode, [text], "document") for text in self._beginnings()],
-            )
+            lengths = self._lengths(encoder)
+            batches = self._batches(max(map(max, lengths)))
+            computed = [partial(encoder.encode, batch, "document") for batch in batches]
+            self._sizes(lengths, documents / TEXTS_A_PART, computed)
         mapped = isinstance(index, Mapped)
         if mapped:  # as many as are read at once
             made = np.resize(made, (min(documents, 16_384), made.shape[1]))
@@ -191,27 +190,29 @@ class _Rehearsal:
             return [encoder.lengths(part) for part in parts]
         return [packed.tokens(part, "document", encoder.prompts["document"]).lengths for part in parts]
 
-    def _beginnings(self) -> list[str]:
-        """Texts of one word, of two, and so on."""
-        words = max(self.documents, key=len).split()[:_SHAPES]
-        return [" ".join(words[: count + 1]) for count in range(len(words))]
+    def _batches(self, tokens: int) -> list[list[str]]:
+        """Batches of the longest document, of about half the size that they have, each a word smaller than the last."""
+        longest = self.documents[self.longest[0]]
+        words, budget = longest.split(), tokens_a_batch(device_of(None)) // 2
+        whole = [longest] * max(0, budget // max(1, tokens) - 1)
+        most = min(len(words), 2 * _SIZES + tokens // 2)
+        return [[*whole, " ".join(words[:count])] for count in range(most, max(0, most - _SIZES), -1)]
 
-    def _shapes(self, parts: Sequence[Sequence[int]], count: float, computed: Sequence[Callable[[], Any]]) -> None:
+    def _sizes(self, parts: Sequence[Sequence[int]], count: float, computed: Sequence[Callable[[], Any]]) -> None:
         """Count what is kept of sizes of batches, for good.
 
         Args:
             parts: tokens of each text, part by part, batched as they are computed.
             count: how many such parts there are.
-            computed: each computes a batch of a size of its own.
+            computed: each computes a batch of a size of its own, smaller than the one before, as parts are computed.
         """
         budget = tokens_a_batch(device_of(None))
         met = [{int(np.take(part, rows).sum()) for rows in token_batches(part, budget)} for part in parts]
-        for compute in computed[: len(computed) // 2]:
+        held = list[int]()
+        for compute in computed:
             compute()
-        before = resident()
-        for compute in computed[len(computed) // 2 :]:
-            compute()
-        each = max(0, resident() - before) / max(1, len(computed) - len(computed) // 2)
+            held.append(resident())
+        each = max(0, held[-1] - held[0]) / max(1, len(held) - 1)
         self.left += int(each * max(0, min(budget, distinct(met, count)) - len(computed)))
 
     def scoring(self, teacher: Part, pairs: int) -> Iterator[Step | str]:
@@ -245,10 +246,13 @@ class _Rehearsal:
             opened.tokens(list(zip(np.resize(self.questions, len(part)).tolist(), part, strict=True))).lengths
             for part in parts
         ]
-        rows = np.argsort([len(text) for text in self.documents], kind="stable")
-        short = self.walk.collection.corpus.ids_of(self.rows[rows[:: max(1, len(rows) // (2 * _SHAPES))][:_SHAPES]])
-        computed = [partial(opened.score, [queries[0]], [doc]) for doc in short]
-        self._shapes(lengths, pairs / opened.pairs_a_part, computed)
+        rows = np.argsort([-len(text) for text in self.documents], kind="stable")
+        middle = rows[len(rows) // 4 :: max(1, len(rows) // (2 * _SIZES))][:_SIZES]
+        computed = [
+            partial(opened.score, [queries[0]] * 2, [docs[0], doc])
+            for doc in self.walk.collection.corpus.ids_of(self.rows[middle])
+        ]
+        self._sizes(lengths, pairs / opened.pairs_a_part, computed)
 
     def training(self, stage: Stage, train: Train) -> Iterator[Step | str]:
         """Try two steps of a student."""

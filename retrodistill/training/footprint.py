@@ -163,21 +163,20 @@ def _sizes(objective: Objective, batch: Batch) -> set[Any]:
 
 
 def _left_by_a_size(objective: Objective, batch: Batch) -> int:
-    """Bytes that stay when what is embedded has a new size, by the second half of some that are tried."""
+    """Bytes that stay when what is embedded has a new size, by some that are tried."""
     from retrodistill.encoders.common import autocast
 
     role, items = list(_items(objective, batch).items())[-1]
     longest = max(items, key=lambda item: item.shape[-1])
-    lengths = range(4, min(4 + _LENGTHS, longest.shape[-1]))
-    held = [resident()]
+    lengths = range(longest.shape[-1], max(4, longest.shape[-1] - _LENGTHS), -1)
+    held = list[int]()
     for length in lengths:
         with autocast(objective.device, objective.precision):
             made = objective.student.embed(objective.model, [longest[..., :length]], role)
         made.values.float().square().sum().backward()
         objective.model.zero_grad()
         held.append(resident())
-    half = len(held) // 2
-    return max(0, held[-1] - held[half]) // max(1, len(held) - 1 - half)
+    return max(0, held[-1] - held[0]) // max(1, len(held) - 1) if held else 0
 
 
 def _batches(objective: Objective, draw: _Draw, query: float, documents: int) -> Iterator[Batch]:
