@@ -7,15 +7,18 @@ from collections.abc import Hashable, Sequence, Set
 
 
 def distinct(parts: Sequence[Set[Hashable]], count: float) -> float:
-    """How many different sizes so many parts have, of which the first are known: more bring what the last of these did.
+    """How many different sizes so many parts have, of which the first are known.
+
+    More bring as many new ones as each of the second half of these did.
 
     Args:
         parts: the sizes of some parts.
         count: how many parts there are.
     """
     seen: set[Hashable] = set()
-    new = 0
+    new = []
     for part in parts[: math.ceil(count)]:
-        new = len(part - seen)
+        new.append(len(part - seen))
         seen |= part
-    return len(seen) + max(0.0, count - len(parts)) * new
+    late = new[len(new) // 2 :]
+    return len(seen) + max(0.0, count - len(parts)) * sum(late) / max(1, len(late))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill.encoders.sizes import distinct
-from retrodistill.memory import forget_peak, peak, resident
+from retrodistill.memory import forget_peak, peak
 
 if TYPE_CHECKING:
     from retrodistill.losses.batch import Loss
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from retrodistill.training.objective import Objective
     from retrodistill.training.options import TrainOptions
 
-# Tokens of the steps that are tried. The first is not counted: it makes room for what stays, as Adam's averages.
-_SIZES = (2_048, 2_048, 6_144)
+# Tokens of the steps that are tried. The first two are not counted: they make room for what stays, as Adam's averages.
+# Steps of one size tell what each new shape of batch leaves behind, the last one what tokens take.
+_SMALL, _LARGE, _REPEATED = 2_048, 6_144, 8
 _QUERIES = 64  # whose tokens are counted
 _STEPS = 32  # whose sizes of batches are counted
-_LENGTHS = 16  # sizes that are tried
 # What oneDNN keeps at most: three primitives, forward and for two gradients, for each shape of weights.
 _PRIMITIVES = 1_024
 
@@ -41,6 +41,7 @@ class Footprint:
         chunk: tokens that are embedded together; 0 where a batch that is too large goes in groups of queries instead.
         size: bytes that each new size of what is embedded together leaves behind, up to `sizes` of them.
         sizes: how many stay.
+        tried: how many are in `held`.
         met: the sizes of some steps.
     """
 
@@ -51,6 +52,7 @@ class Footprint:
     chunk: int = 0
     size: int = 0
     sizes: int = 0
+    tried: int = 0
     met: tuple[set[Any], ...] = ()
 
     def tokens(self, batch_size: int, max_tokens: int) -> int:
@@ -68,8 +70,8 @@ class Footprint:
         return self.held + self.token * tokens
 
     def kept(self, steps: float) -> int:
-        """Bytes that are kept of the sizes that so many steps meet."""
-        return int(self.size * min(self.sizes, distinct(self.met, steps)))
+        """Bytes that are kept of the sizes that so many steps meet, beyond those in `held`."""
+        return int(self.size * max(0.0, min(self.sizes, distinct(self.met, steps)) - self.tried))
 
 
 def tried(
@@ -105,13 +107,13 @@ def tried(
         losses,
         lambda role, rows: [texts[role][row] for row in rows],
         precision=resolve_precision(options.precision, device),
-        max_tokens=2 * max(_SIZES) + options.documents * 2**20,  # whatever a batch has is held at once
+        max_tokens=2 * _LARGE + options.documents * 2**20,  # whatever a batch has is held at once
     )
     draw = _Draw(len(queries), len(documents))
     costs = _costs(objective, draw.batch(min(_QUERIES, len(queries)), options.documents))
     learnt = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=0.0, fused=True)
-    read, most = [], []
+    read, most, seen, sizes = [], [], set[Any](), []
     for batch in _batches(objective, draw, float(costs.mean()), options.documents):
         forget_peak()
         objective.backward(batch)
@@ -119,17 +121,21 @@ def tried(
         optimizer.zero_grad()
         read.append(_tokens(objective, batch))
         most.append(peak())
+        seen |= _sizes(objective, batch)
+        sizes.append(len(seen))
     met = tuple(_sizes(objective, draw.batch(options.batch_size, options.documents)) for _ in range(_STEPS))
     shapes = {module.weight.shape for module in model.modules() if isinstance(module, torch.nn.Linear)}
-    (_, few, many), (_, low, high) = read, most
-    token = max(0, high - low) // max(1, many - few)
+    # the line goes from the last of the small steps to the large one; what is between the small ones are new sizes
+    token = max(0, most[-1] - most[-2]) // max(1, read[-1] - read[-2])
+    grown, new = most[-2] - most[1] - token * (read[-2] - read[1]), sizes[-2] - sizes[1]
     return Footprint(
-        held=low - token * few,
+        held=most[-2] - token * read[-2],
         token=token,
         query=float(costs.mean()),
         deviation=float(costs.std()),
         chunk=tokens_a_batch(device) if objective.looks_across else 0,
-        size=_left_by_a_size(objective, batch),
+        size=max(0, grown) // new if new else 0,
+        tried=sizes[-2],
         sizes=_PRIMITIVES // max(1, 3 * len(shapes)),
         met=met,
     )
@@ -162,26 +168,9 @@ def _sizes(objective: Objective, batch: Batch) -> set[Any]:
     return found
 
 
-def _left_by_a_size(objective: Objective, batch: Batch) -> int:
-    """Bytes that stay when what is embedded has a new size, by some that are tried."""
-    from retrodistill.encoders.common import autocast
-
-    role, items = list(_items(objective, batch).items())[-1]
-    longest = max(items, key=lambda item: item.shape[-1])
-    lengths = range(longest.shape[-1], max(4, longest.shape[-1] - _LENGTHS), -1)
-    held = list[int]()
-    for length in lengths:
-        with autocast(objective.device, objective.precision):
-            made = objective.student.embed(objective.model, [longest[..., :length]], role)
-        made.values.float().square().sum().backward()
-        objective.model.zero_grad()
-        held.append(resident())
-    return max(0, held[-1] - held[0]) // max(1, len(held) - 1) if held else 0
-
-
 def _batches(objective: Objective, draw: _Draw, query: float, documents: int) -> Iterator[Batch]:
     """Batches of about the tokens that are tried: a few queries, or one with fewer documents."""
-    for size in _SIZES:
+    for size in (*[_SMALL] * _REPEATED, _LARGE):
         kept = max(2, min(documents, int(documents * size / query)))
         yield draw.batch(max(1, round(size / (query * kept / documents))), kept)
 

@@ -30,8 +30,8 @@ def test_a_batch_is_as_long_as_a_long_one_and_held_as_it_is_computed():
 
 
 def test_sizes_that_are_kept_are_those_that_are_met():
-    found = Footprint(held=0, token=1, query=1.0, size=10, sizes=3, met=({1}, {2}))
-    assert [found.kept(steps) for steps in (1, 2, 50)] == [10, 20, 30]
+    found = Footprint(held=0, token=1, query=1.0, size=10, sizes=4, tried=1, met=({1}, {2}))
+    assert [found.kept(steps) for steps in (1, 2, 3, 50)] == [0, 10, 20, 30]
 
 
 @pytest.fixture
