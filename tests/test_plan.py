@@ -9,11 +9,14 @@ from toy_models import Longer, Spelling
 
 from retrodistill import steps
 from retrodistill.cli import main
+from retrodistill.errors import InputError
+from retrodistill.mining.once import found_once
 from retrodistill.pipeline import Walk
-from retrodistill.plan import plan
+from retrodistill.plan import Line, Plan, Step, plan
+from retrodistill.plan.rehearsed import rehearsed
 from retrodistill.recipe import load
+from retrodistill.students.dense import DenseStudent
 from retrodistill.teachers import judging
-from retrodistill.training.footprint import Footprint
 
 YES_NO = {
     "kind": "yes_no",
@@ -24,13 +27,24 @@ YES_NO = {
 }
 
 
+STEPS = [
+    Step("mining", 3 * 10**9, "set mine.memory"),
+    "scoring by a teacher: it is not at hand",
+    Step("training dense", 9 * 10**9, "lower train.max_tokens", 6_400),
+]
+
+
 @pytest.fixture(autouse=True)
-def tried(monkeypatch):
-    """The students whose step was tried: a process of its own, which tests/training/test_footprint.py starts."""
-    students = []
-    footprint = Footprint(model=3_000_000_000, token=1_000_000, length=50.0)
-    monkeypatch.setattr("retrodistill.plan.measured", lambda student, *_: students.append(student) or footprint)
-    return students
+def rehearsals(monkeypatch):
+    """What each rehearsal was asked for: a process of its own, which other tests walk themselves."""
+    asked = []
+
+    def apart(work, recipe, missing):
+        asked.append(missing)
+        return iter(STEPS)
+
+    monkeypatch.setattr("retrodistill.plan.making.apart", apart)
+    return asked
 
 
 @pytest.fixture
@@ -189,22 +203,97 @@ def test_the_table_says_what_is_asked_and_what_it_takes(recipe):
     recipe([YES_NO])
     told = CliRunner().invoke(main, ["plan", str(recipe([YES_NO]).runs.parent / "recipe.yaml")])
     assert told.exit_code == 0, told.output
-    for word in ("yes_no:", "at most", "pairs", "MB of judgements", "weights"):
+    for word in ("yes_no:", "at most", "pairs", "MB of judgements", "the most memory"):
         assert word in told.output
 
 
-def test_the_memory_of_a_step_is_that_of_its_tokens(recipe, tried, monkeypatch):
-    asked = recipe(["bm25"])
-    (step,) = plan(asked).steps
-    assert step.tokens == 16 * 8 * 50  # queries, documents, tokens of a document
-    assert step.memory == pytest.approx(2.1e9 + 3e9 + step.tokens * 1e6)
-    narrow = asked.model_copy(update={"train": (asked.train[0].model_copy(update={"max_tokens": 100}),)})
-    assert plan(narrow).steps[0].tokens == 100
-    assert len(tried) == 2
-    assert not plan(asked, probe=0).steps
-    monkeypatch.setattr("retrodistill.plan.installed", lambda: 8 * 10**9)
-    told = plan(asked).table()
-    assert "memory of training dense:" in told
+def test_the_largest_step_is_named_and_held_against_the_machine(recipe, rehearsals, monkeypatch):
+    asked = recipe([YES_NO])
+    monkeypatch.setattr("retrodistill.plan.making.installed", lambda: 8 * 10**9)
+    planned = plan(asked)
+    (missing,) = rehearsals
+    assert list(missing.values()) == [planned.lines[0].missing]
+    assert planned.largest == STEPS[-1] and len(planned.steps) == 2
+    told = planned.table()
+    assert "memory of training dense: about 9.0 GB, 6,400 tokens hold gradients at once" in told
+    assert "memory is not known of scoring by a teacher: it is not at hand" in told
+    assert "the most memory is taken by training dense: about 9.0 GB" in told
     assert "that is more than the 8.0 GB of this machine: lower train.max_tokens" in told
-    monkeypatch.setattr("retrodistill.plan.installed", lambda: 10**12)
-    assert "more than" not in plan(asked).table()
+    monkeypatch.setattr("retrodistill.plan.making.installed", lambda: 10**12)
+    assert "more than the" not in plan(asked).table()
+
+
+def test_without_a_probe_no_step_is_tried(recipe, rehearsals):
+    planned = plan(recipe(["bm25"]), probe=0)
+    assert not planned.steps and not rehearsals and "no step was tried" in planned.table()
+
+
+def test_a_process_that_ends_is_told_with_what_came_before(recipe, monkeypatch):
+    def apart(*_):
+        yield STEPS[0]
+        raise InputError("the process that tried it ended (-9)")
+
+    monkeypatch.setattr("retrodistill.plan.making.apart", apart)
+    planned = plan(recipe(["bm25"]))
+    assert planned.steps == (STEPS[0],)
+    assert planned.untried == ("what comes after mining: the process that tried it ended (-9)",)
+
+
+def test_counts_are_exact_or_said_to_be_bounds():
+    exact, bound = Line("training", "a", "pairs", 3, 1), Line("training", "b", "pairs", 3, 0, bound=True)
+    assert "counts that are exact: all" in Plan([exact]).table()
+    assert "counts that are exact: none" in Plan([bound]).table()
+    assert "counts that are exact: those without `at most`" in Plan([exact, bound]).table()
+
+
+def test_what_is_found_for_the_evaluation_is_counted_where_it_is_kept(recipe, tmp_path):
+    recipe(["bm25", YES_NO])
+    tree = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    path = tmp_path / "evaluated.yaml"
+    path.write_text(yaml.safe_dump({**tree, "evaluate": {"teacher": True}, "mine": {"sources": ["bm25"], "depth": 3}}))
+    asked = load(path)
+    *_, line = plan(asked, probe=0).lines
+    assert line.bound and line.where == "evaluation"
+    walk = Walk(asked)
+    candidates = found_once(walk.collection, "test", asked.mine.sources, 3)
+    judging.judge(candidates.select(candidates.queries[:1]), walk.collection, asked.score.teachers, walk.store)
+    *_, line = plan(asked, probe=0).lines
+    first = int(candidates.offsets[1])
+    assert (line.asked, line.stored, line.bound) == (len(candidates), first, False)
+    path.write_text(
+        yaml.safe_dump(
+            {**tree, "evaluate": {"teacher": True, "teacher_budget": 1}, "mine": {"sources": ["bm25"], "depth": 3}}
+        )
+    )
+    *_, line = plan(load(path), probe=0).lines
+    assert (line.asked, line.where) == (0, "evaluation, left out: more than 1")
+
+
+def test_each_step_of_a_run_is_rehearsed(recipe, tmp_path, tiny_model, tiny_cross_encoder):
+    recipe([f"cross_encoder:{tiny_cross_encoder}", "bm25"])
+    tree = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    tree["mine"]["sources"] = ["bm25", f"dense:{tiny_model}"]
+    tree["index"] = "flat"
+    path = tmp_path / "rehearsed.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    asked = load(path)
+    teacher = asked.stages[0].score.teachers[0]
+    steps = list(rehearsed(asked, {teacher.model_dump_json(): 100}))
+    assert [step.name.split(":")[0] for step in steps] == [
+        "mining",
+        "scoring by cross_encoder",
+        "training dense",
+        "indexing dense",
+    ]
+    assert all(step.memory > 10**8 for step in steps)
+    mined(asked)
+    assert [step.name.split(":")[0] for step in rehearsed(asked, {})] == ["training dense", "indexing dense"]
+
+
+def test_a_model_that_is_not_at_hand_is_told_and_the_rest_is_rehearsed(recipe, tmp_path):
+    asked = recipe(["bm25"])
+    nowhere = asked.train[0].model_copy(update={"student": DenseStudent(model=str(tmp_path / "nowhere"))})
+    mining, training, indexing = rehearsed(asked.model_copy(update={"train": (nowhere,)}), {})
+    assert mining.name == "mining"
+    assert "nowhere" in training and training.startswith("training dense")
+    assert "nowhere" in indexing and indexing.startswith("indexing dense")

@@ -63,14 +63,14 @@ def validate(recipe: Path, settings: tuple[str, ...]) -> None:
     type=click.IntRange(min=0),
     default=32,
     show_default=True,
-    help="Judgements that each teacher makes now, to be timed; 0 for none.",
+    help="Judgements that each teacher makes now, to be timed; 0 for none, and no memory is tried.",
 )
 @options.settings
 def plan(recipe: Path, probe: int, settings: tuple[str, ...]) -> None:
     """Say what RECIPE's teachers will be asked, how much of it the store has, and what the rest takes.
 
-    Judgements, tokens, time, and the cost of a teacher with a price. Exact where the round was mined, a bound before. A
-    step of each student is tried, too, for the memory that its training takes.
+    Judgements, tokens, time, and the cost of a teacher with a price. Exact where the round was mined, a bound before.
+    What mining, scoring, training and indexing take of memory is tried in a process of its own, a few batches of each.
 
     \b
     Example:

@@ -24,6 +24,9 @@ _A_FOUND_ROW, _A_KEPT_ROW = 1_000, 120
 # What a byte of text takes while BM25 indexes it (5 to 6), and one of a run file once it is read (3.2).
 _A_TEXT_BYTE, _A_RUN_BYTE = 8, 5
 _LEAST_QUERIES = 32
+# An index of vectors is held while it is made, beside what it is made of.
+COPIES = 2
+QUERIES_AT_ONCE = 8_192
 
 
 def search_in_place(sources: Mapping[str, tuple[Part, Any]]) -> None:
@@ -49,12 +52,17 @@ def fit(sources: Mapping[str, tuple[Part, Any]], collection: Collection, budget:
             searcher.use(Mapped(memory=share).build(searcher.document_vectors))
         elif emits is not None:
             held = sum(column.nbytes for column in columns_of(searcher.document_vectors).values())
-            budget.claim(2 * held, f"the index of {label}")
+            budget.claim(COPIES * held, f"the index of {label}")
         elif isinstance(searcher, BM25Searcher):
             budget.claim(_A_TEXT_BYTE * _text_bytes(collection), f"the index of {label}")
         elif isinstance(searcher, RunFileSearcher):
             budget.claim(_A_RUN_BYTE * searcher.path.stat().st_size, f"reading {label}")
         observe(budget, label)
+
+
+def candidates_held(queries: int, found_a_query: int, kept_a_query: int) -> int:
+    """Bytes that candidates take: of the queries that are mined together all that is found, of all what is kept."""
+    return min(queries, QUERIES_AT_ONCE) * found_a_query * _A_FOUND_ROW + queries * kept_a_query * _A_KEPT_ROW
 
 
 def queries_at_once(budget: Budget, queries: int, found_a_query: int, kept_a_query: int, most: int) -> int:

@@ -18,7 +18,7 @@ from retrodistill.errors import InputError
 from retrodistill.memory import Budget
 from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
-from retrodistill.mining.fitting import fit, observe, queries_at_once, search_in_place
+from retrodistill.mining.fitting import QUERIES_AT_ONCE, fit, observe, queries_at_once, search_in_place
 from retrodistill.mining.pool import Pool, Rule
 from retrodistill.mining.samplers import Sampler
 from retrodistill.mining.signals import Signals
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from retrodistill.registry import Part
     from retrodistill.retrieval.retriever import Retriever
     from retrodistill.scores.store import ScoreStore
-
-_QUERIES_AT_ONCE = 8_192
 
 
 def mine(
@@ -101,7 +99,7 @@ def mine(
         if hasattr(searcher, "query_vectors"):
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
     budget = Budget(memory) if memory is not None else None
-    at_once = _QUERIES_AT_ONCE
+    at_once = QUERIES_AT_ONCE
     if budget is None:
         search_in_place(opened)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from retrodistill.cache import cache_folder
@@ -30,6 +31,28 @@ def found_once(collection: Collection, split: str, sources: Sequence[Part], dept
     Raises:
         InputError: as `mine` does.
     """
+    kept = kept_once(collection, split, sources, depth)
+    if kept is not None:
+        return kept
+    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
+    candidates.write(_path(collection, split, sources, depth))
+    return candidates
+
+
+def kept_once(collection: Collection, split: str, sources: Sequence[Part], depth: int) -> Candidates | None:
+    """What `found_once` gives, where it is kept; None where it would have to search.
+
+    Raises:
+        InputError: a source cannot be opened.
+    """
+    path = _path(collection, split, sources, depth)
+    if path.exists():
+        with contextlib.suppress(InputError):  # damaged: it is made again
+            return Candidates.read(path)
+    return None
+
+
+def _path(collection: Collection, split: str, sources: Sequence[Part], depth: int) -> Path:
     qrels = collection.qrels(split)
     made_of = {
         "version": VERSION,
@@ -39,10 +62,4 @@ def found_once(collection: Collection, split: str, sources: Sequence[Part], dept
         "sources": [[source.label, cast(Any, source).open(collection).identity] for source in sources],
         "depth": depth,
     }
-    path = cache_folder("candidates") / f"{digest_of(made_of)[:32]}.parquet"
-    if path.exists():
-        with contextlib.suppress(InputError):  # damaged: it is made again
-            return Candidates.read(path)
-    candidates, _ = mine(collection, split, sources, depth=depth, positives=False)
-    candidates.write(path)
-    return candidates
+    return cache_folder("candidates") / f"{digest_of(made_of)[:32]}.parquet"

@@ -249,7 +249,7 @@ def _run(
     model = student.load(device)
     with workers.first():
         tokens = TokenCache(student, model, lists.collection, lists.queries, lists.document_rows)
-    _prepare(model, options)
+    prepare(model, options)
     objective = Objective(
         student, model, losses, tokens, precision=precision, max_tokens=options.max_tokens, workers=workers
     )
@@ -278,7 +278,7 @@ def _chosen(state: Any, metric: str) -> dict[str, Any]:
     return {"metric": metric, "by_step": measured, "kept_step": state.best_global_step, "kept": state.best_metric}
 
 
-def _prepare(model: Any, options: TrainOptions) -> None:
+def prepare(model: Any, options: TrainOptions) -> None:
     """Have the model's transformer forget its activations, or compile it, as asked."""
     import torch
     from transformers import PreTrainedModel

@@ -69,7 +69,7 @@ def test_a_draw_is_the_same_in_any_order_and_company_of_queries(number, collecti
     texts = [(query, collection.queries.text(query)) for query in reversed(queries)]
     some = {query: collection.qrels("train")[query] for query in queries[2:9]}
     part = Collection("part", collection.corpus, Texts.queries("part", texts), {"train": some})
-    monkeypatch.setattr(sys.modules["retrodistill.mining.mine"], "_QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr(sys.modules["retrodistill.mining.mine"], "QUERIES_AT_ONCE", 3)
     again, _ = mine(part, sources, sampler=sampler, store=store, seed=3)
     assert negatives(again) == {query: found for query, found in negatives(whole).items() if query in some}
     other, _ = mine(collection, sources, sampler=sampler, store=store, seed=4)

@@ -61,3 +61,10 @@ def test_a_damaged_file_is_made_again(collection, mined, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     assert once.found_once(collection, "test", [BM25()], 4).digest == first.digest
     assert len(mined) == 2
+
+
+def test_what_is_kept_is_had_without_a_search(collection, mined):
+    assert once.kept_once(collection, "test", [BM25()], 4) is None
+    first = once.found_once(collection, "test", [BM25()], 4)
+    assert once.kept_once(collection, "test", [BM25()], 4).digest == first.digest
+    assert len(mined) == 1
