@@ -76,8 +76,10 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate  # type: ignore[assignment]
+            continue
+        for name in ("attention_dropout", "dropout"):  # the latter is T5's
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
 
 
 def quicken(model: Any, encoder: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ class StudentTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each loss on its own, averaged since the last line."""
         if "loss" in logs and self._window:
-            means = {name: sum(step[name] for step in self._window) / len(self._window) for name in self._window[0]}
+            means = _means(self._window)
             logs = {**logs, **{name: round(value, 6) for name, value in means.items()}}
             self._window = []
         super().log(logs, start_time)
@@ -174,6 +175,15 @@ class StudentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each number over the steps that have it: a process without a share in a step watched nothing."""
+    values: dict[str, list[float]] = {}
+    for step in steps:
+        for name, value in step.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 class _Table(TrainerCallback):

@@ -73,3 +73,16 @@ def test_two_seeds_are_independent_of_each_other():
         for lag in (0, 1, 2):
             size = 200_000 - lag
             assert abs((kept[0][lag:] * kept[1][:size]).mean().item()) < 0.25 * 4 / size**0.5
+
+
+def test_no_dropout_of_t5_is_left():
+    from transformers import T5Config, T5EncoderModel
+
+    from retrodistill.students.backbone import set_dropout
+
+    sizes = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    model = T5EncoderModel(T5Config(dropout_rate=0.3, **sizes)).train()
+    read = {"input_ids": torch.arange(3, 12)[None]}
+    assert not torch.equal(*[model(**read).last_hidden_state for _ in range(2)])
+    set_dropout(model, 0.0)
+    assert torch.equal(*[model(**read).last_hidden_state for _ in range(2)])
