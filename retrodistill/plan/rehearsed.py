@@ -255,7 +255,7 @@ class _Rehearsal:
         self._sizes(lengths, pairs / opened.pairs_a_part, computed)
 
     def training(self, stage: Stage, train: Train) -> Iterator[Step | str]:
-        """Try two steps of a student."""
+        """Try steps of a student."""
         from retrodistill.training.footprint import tried
 
         student, name = cast(Student, train.student), f"training {train.student.label}"

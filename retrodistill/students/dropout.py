@@ -78,6 +78,8 @@ def _zeroed(values: Tensor, seed: int, cut: int) -> Tensor:
     odd = len(flat) * size % 4
     if odd:
         flat = torch.cat([flat, flat[-1:]])
+    elif flat.storage_offset() * size % 4:  # a part of other values that begins in the middle of a word
+        flat = flat.clone()
     left = torch.empty_like(flat)
     source, target = (tensor.view(torch.int32).numpy().view(np.uint32) for tensor in (flat, left))
     zero = compiled(_zero_halves if size == 2 else _zero_words, _draw)

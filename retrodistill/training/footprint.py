@@ -143,17 +143,12 @@ def tried(
 
 def _costs(objective: Objective, batch: Batch) -> np.ndarray:
     """Tokens that each query needs with its documents."""
-    return objective.student.costs(_items(objective, batch), batch.own)
-
-
-def _items(objective: Objective, batch: Batch) -> Any:
-    queries, documents = objective.tokens("query", batch.queries), objective.tokens("document", batch.documents)
-    return objective.student.items(objective.model, queries, documents, batch.own)
+    return objective.student.costs(objective.items(batch), batch.own)
 
 
 def _tokens(objective: Objective, batch: Batch) -> int:
     """That hold gradients at once."""
-    return sum(item.shape[-1] for items in _items(objective, batch).values() for item in items)
+    return sum(item.shape[-1] for items in objective.items(batch).values() for item in items)
 
 
 def _sizes(objective: Objective, batch: Batch) -> set[Any]:
@@ -161,7 +156,7 @@ def _sizes(objective: Objective, batch: Batch) -> set[Any]:
     from retrodistill.encoders.common import token_batches, tokens_a_batch
 
     found = set()
-    for role, items in _items(objective, batch).items():
+    for role, items in objective.items(batch).items():
         lengths = [item.shape[-1] for item in items]
         for rows in token_batches(lengths, tokens_a_batch(objective.device)):
             found.add((role, len(rows), lengths[rows[0]]))

@@ -99,7 +99,7 @@ class Objective:
         """
         ready_for_sparse_gradients(self.model)
         counts = self._counts(batch)
-        items = self._items(batch)
+        items = self.items(batch)
         costs = self.student.costs(items, batch.own)
         whole = sum(item.shape[-1] for role in items for item in items[role])
         if self.looks_across:
@@ -114,7 +114,8 @@ class Objective:
         silent = {f"{name}_without_entries": float(count == 0) for name, count in counts.items()}
         return {"loss": total, **found.parts, **silent, **found.watched}
 
-    def _items(self, batch: Batch) -> dict[str, Tokens]:
+    def items(self, batch: Batch) -> dict[str, Tokens]:
+        """What is embedded for a batch, by role."""
         queries, documents = self.tokens("query", batch.queries), self.tokens("document", batch.documents)
         return self.student.items(self.model, queries, documents, batch.own)
 
@@ -132,7 +133,7 @@ class Objective:
         budget = min(self.max_tokens, int(np.ceil(costs.sum() / self.workers.count)))
         found = _Found(dict.fromkeys(self.losses, 0.0), {}, {})
         for group in self.workers.mine(list(batch.split(costs, budget))):
-            part = self._group(group, self._items(group), counts, progress)
+            part = self._group(group, self.items(group), counts, progress)
             for name, value in part.parts.items():
                 found.parts[name] += value
             found.watched.update(part.watched)

@@ -56,6 +56,17 @@ def test_dropout_is_put_in_the_place_of_torchs_and_acts_in_training_alone():
     assert torch.equal(part(values), values)
 
 
+def test_values_may_begin_and_end_anywhere():
+    whole = torch.ones(101, dtype=torch.bfloat16)
+    for start, stop in ((0, 100), (1, 101), (1, 100), (0, 101), (0, 0), (5, 6)):
+        part = whole[start:stop]
+        torch.manual_seed(4)
+        left = dropout.dropped(part, 0.5)
+        torch.manual_seed(4)
+        assert torch.equal(left, dropout.dropped(part.clone(), 0.5))
+        assert left.shape == part.shape
+
+
 def test_a_seed_drops_the_same_on_any_number_of_threads(monkeypatch):
     values = torch.ones(2**18 + 3, dtype=torch.bfloat16)
     found = []
