@@ -80,6 +80,11 @@ class Mine(Section):
         return self
 
 
+NOTHING_TO_SPEND = "a rule of spending or a hint is named, and no budget; name a budget, or leave them out"
+# Of what numpy, transformers and numba take as a seed.
+LARGEST_SEED = 2**32 - 1
+
+
 class Score(Section):
     """Who judges them, and how several judges become one."""
 
@@ -94,6 +99,12 @@ class Score(Section):
         None, description="which ones; where not named by coverage, of comparisons and windows by uncertainty"
     )
     hints: tuple[of("teacher"), ...] = Field((), description="cheap teachers that judge all, for rules to look at")  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _something_is_spent(self) -> Score:
+        if self.budget is None and (self.spend is not None or self.hints):
+            raise ValueError(NOTHING_TO_SPEND)
+        return self
 
     def bought_by(self, teacher: Part) -> Rule | None:
         """The rule by which a teacher's judgements are bought; None where it judges everything."""
@@ -207,7 +218,7 @@ class Recipe(Section):
     """The whole road, from a collection to its numbers."""
 
     name: str = Field(pattern=NAME)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     runs: Path = Path("runs")
     store: Path = Path("scores")
     data: Data

@@ -47,6 +47,13 @@ def rehearsals(monkeypatch):
     return asked
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "RETRODISTILL_CACHE", str(tmp_path / "cache")
+    )  # candidates that another test found change counts
+
+
 @pytest.fixture
 def recipe(tmp_path, tiny_model, collection_folder):
     def made(teachers, **score):

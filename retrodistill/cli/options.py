@@ -16,7 +16,8 @@ data = click.option(
 store = click.option(
     "--store", type=click.Path(path_type=Path), default=Path("scores"), show_default=True, help="The score store."
 )
-seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every draw.")
+# As a recipe has it: what numpy, transformers and numba take.
+seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of every draw.")
 settings = click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 
 

@@ -10,6 +10,7 @@ import click
 
 from retrodistill.cli import options
 from retrodistill.console import markdown_table
+from retrodistill.errors import InputError
 
 
 @click.group()
@@ -40,6 +41,12 @@ def info(store: Path) -> None:
         click.echo(f"cache, {name}: {entries:,} entries, {size / 1e6:,.1f} MB; `store compact --caches` drops them")
 
 
+def _is_there(store: Path) -> None:
+    """Refuse a folder without a teacher: one that is named by mistake is not well."""
+    if not any(store.glob("*/teacher.json")) and not any(store.glob("*/*.parquet")):
+        raise InputError(f"{store}: there is no score store, a folder with one of each teacher; name another --store")
+
+
 def _told(identity: dict[str, Any]) -> str:
     """The kind, and the options that are short enough to be read: no digests, no templates."""
     rest = {key: value for key, value in identity.items() if key != "kind" and isinstance(value, str | int | float)}
@@ -52,6 +59,7 @@ def verify(store: Path) -> None:
     """Read everything and name what is damaged; the exit status says whether anything is."""
     from retrodistill.scores.store import ScoreStore
 
+    _is_there(store)
     damaged = ScoreStore(store).verify()
     for line in damaged:
         click.echo(line)
@@ -77,6 +85,8 @@ def compact(store: Path, caches: bool) -> None:
     from retrodistill.scores.compact import compact as compacted
     from retrodistill.scores.store import ScoreStore
 
+    if not caches:
+        _is_there(store)
     for fingerprint, before, after in compacted(ScoreStore(store)):
         click.echo(f"{fingerprint}: {before:,} parts -> {after:,}")
     if caches:

@@ -168,8 +168,10 @@ def score(
     from retrodistill.collections import open_collection
     from retrodistill.recipe import part
     from retrodistill.scores.store import ScoreStore
-    from retrodistill.sections import Score
+    from retrodistill.sections import NOTHING_TO_SPEND, Score
 
+    if budget is None and (rule or hints):
+        raise InputError(NOTHING_TO_SPEND)
     section = Score(
         teachers=tuple(part("teacher", teacher) for teacher in teachers),
         budget=budget,

@@ -22,6 +22,9 @@ def test_score_within_a_budget(tmp_path, collection_folder, tiny_model):
     assert rows["dense"] == 25 < rows["bm25"]
     refused = call(*words, "--budget", 20, "--spend", "coverge")
     assert refused.exit_code == 2 and "did you mean 'coverage'?" in refused.stderr
+    for nothing_to_spend in ("--spend", "coverage"), ("--hint", "bm25"):
+        refused = call(*words, *nothing_to_spend)
+        assert refused.exit_code == 2 and "no budget" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -112,3 +112,17 @@ def test_mistakes_are_told(mined, tmp_path, collection_folder):
         assert not (tmp_path / "out").exists()
     told = call("store", "diff", "a", "b", "--store", tmp_path / "scores")
     assert told.exit_code == 2 and "no teacher 'a'" in told.stderr
+
+
+@pytest.mark.parametrize("words", [["verify"], ["compact"]])
+def test_what_is_no_store_is_not_well(words, tmp_path, collection_folder):
+    for folder in tmp_path / "mistyped", collection_folder:
+        told = call("store", *words, "--store", folder)
+        assert told.exit_code == 2 and "no score store" in told.stderr
+
+
+def test_a_seed_that_training_could_not_take_is_refused_before_mining(tmp_path, collection_folder):
+    words = ["mine", "--data", collection_folder, "--source", "bm25", "--out", tmp_path / "out.parquet"]
+    told = call(*words, "--seed", 2**32)
+    assert told.exit_code == 2 and "4294967295" in told.stderr
+    assert not (tmp_path / "out.parquet").exists()
