@@ -38,7 +38,7 @@ def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
     candidates.write(out)
     click.echo(f"{out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
     if repeated:
-        click.echo(f"{repeated:,} documents stood in a query's list again; their first score counts")
+        click.echo(f"{repeated:,} documents stood in a query's list again; their first score and highest label count")
     if not np.isnan(scores).all():
         teacher = part("teacher", {"kind": "imported", "path": str(file), "format": layout.kind})
         (judged,) = judging.judge(candidates, collection, [teacher], ScoreStore(store))

@@ -20,7 +20,7 @@ class Imported(NamedTuple):
     Attributes:
         candidates: its lists, a document once a query, in the order of the file.
         scores: float32 (candidates,), NaN where the file has none.
-        repeated: documents that stood in a query's list again; their first score counts.
+        repeated: documents that stood in a query's list again; their first score and their highest label count.
     """
 
     candidates: Candidates
@@ -43,7 +43,9 @@ def imported(form: Format, path: Path, collection: Collection) -> Imported:
         for doc in found.documents:
             name = _id_of(doc.document, documents, "document", path, collection)
             repeated += name in mine
-            mine.setdefault(name, doc)
+            kept = mine.setdefault(name, doc)
+            if doc.label is not None and (kept.label is None or doc.label > kept.label):
+                mine[name] = kept._replace(label=doc.label)
     if not lists:
         raise InputError(f"{path}: there is no list in it; expected {form.kind}")
     rows = {

@@ -33,6 +33,16 @@ def test_pieces_of_a_query_are_joined_and_repeats_counted(collection, tmp_path):
     np.testing.assert_array_equal(candidates.labels, [1, 0, 1, 1])
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_positive_that_is_once_a_negative_stays_positive(collection, tmp_path, turned):
+    rows = ["9\t1\tq-storm0\tstorm0\tstorm1\n", "5\t2\tq-storm0\tstorm1\tbread0\n"]
+    (tmp_path / "a").write_text("".join(rows[::-1] if turned else rows))
+    candidates, _, repeated = imported(part("format", "margin_mse"), tmp_path / "a", collection)
+    assert repeated == 1
+    labels = dict(zip(candidates.doc_ids, candidates.labels.tolist(), strict=True))
+    assert labels == {"storm0": 1, "storm1": 1, "bread0": 0}
+
+
 def test_texts_find_their_ids(collection, tmp_path):
     text = collection.corpus.text("chess2")
     path = write(tmp_path / "a", {"query": f"  {collection.queries.text('q-chess1')}", "pos": [text], "neg": []})

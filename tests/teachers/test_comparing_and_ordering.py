@@ -10,6 +10,7 @@ from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.scores.bradley_terry import bradley_terry, win_rate
+from retrodistill.scores.orders import Order
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import comparing, judging
 
@@ -151,6 +152,26 @@ def test_windows_slide_from_the_back_and_bring_the_best_to_the_front(collection,
     found = judging.read(candidates, collection, [teacher], store)[0]
     assert [d for _, d in sorted(zip(-found[:5], "edcba", strict=True))] == list("adebc")
     np.testing.assert_allclose(sorted(found[:5]), [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_every_document_is_shown_and_windows_are_as_many_as_was_said():
+    """Those of a stride as wide as a window too, behind which one document is left."""
+    for window in range(2, 6):
+        for stride in range(1, window + 1):
+            teacher = Alphabet(window=window, stride=stride)
+            for count in range(2, 20):
+                docs = [chr(ord("a") + place) for place in reversed(range(count))]
+                shown, sliding = [], teacher.slide("q", docs, range(count))
+                asked = next(sliding)
+                try:
+                    while True:
+                        shown.append(asked.doc_ids)
+                        ranking = sorted(range(len(shown[-1])), key=lambda place: shown[-1][place])
+                        asked = sliding.send(Order(tuple(ranking), None, "said", 0))
+                except StopIteration as end:
+                    assert docs[end.value[0]] == "a" or window == stride  # windows that overlap carry the best along
+                assert set().union(*shown) == set(docs)
+                assert len(shown) == teacher.judgements(count) and max(map(len, shown)) <= window
 
 
 def test_stored_windows_are_replayed_and_not_asked_again(collection, candidates, store):
