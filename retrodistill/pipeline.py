@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from retrodistill.collections import Collection, open_collection
 from retrodistill.encoders import device_of
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import Evaluation
-from retrodistill.evaluation.report import markdown, write_report
+from retrodistill.evaluation.report import write_report
 from retrodistill.files import atomic_folder, digest_of, write_json, write_text
 from retrodistill.folds import FOLDS, Folds, place_of
 from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, say, unchanged
@@ -46,19 +46,20 @@ def run(recipe: Recipe) -> dict[str, Evaluation]:
     """
     from retrodistill.training.workers import Workers
 
-    workers = Workers.start(device_of(None))
+    workers, candidates = Workers.start(device_of(None)), dict[str, Candidates]()
     with workers.first():
-        walk = Walk(recipe)
-        walk.begin()
-    candidates: dict[str, Candidates] = {}
-    for stage in walk.stages:
+        walk = Walk(recipe).read()
+    with workers.alone_in(walk.folder):
         with workers.first():
-            candidates[stage.name] = walk.mine(stage)
-            walk.score(stage, candidates[stage.name])
-        for name in stage.students:
-            walk.train(stage, name, candidates[stage.name])
-    with workers.first():
-        return walk.measure()
+            walk.begin()
+        for stage in walk.stages:
+            with workers.first():
+                candidates[stage.name] = walk.mine(stage)
+                walk.score(stage, candidates[stage.name])
+            for name in stage.students:
+                walk.train(stage, name, candidates[stage.name])
+        with workers.first():
+            return walk.measure()
 
 
 class Walk:
@@ -71,11 +72,15 @@ class Walk:
         self.store = ScoreStore(recipe.store)
         self.collection: Collection = opened(recipe)
 
-    def begin(self) -> None:
+    def read(self) -> Walk:
         """Read every split before the first stop, so that a mistake in the last file is told now."""
         data = self.recipe.data
         for split in (data.train, data.test, *([data.measured_on] if data.measured_on else [])):
             self.collection.query_ids(split)
+        return self
+
+    def begin(self) -> None:
+        """Say what is walked through, and leave the recipe in the folder."""
         console.say(f"{self.recipe.name}: {self.collection.summary()}")
         write_text(self.folder / "recipe.yaml", self.recipe.dump())
 
@@ -393,8 +398,3 @@ def _named(stop: str, stage: Stage, name: str = "student") -> str:
 
 def _safe(label: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in label)
-
-
-def table(evaluations: Mapping[str, Evaluation]) -> str:
-    """What a walk ends with, as Markdown."""
-    return markdown(list(evaluations.values()))

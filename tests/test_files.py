@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from retrodistill.errors import InputError
 from retrodistill.files import (
+    alone_in,
     atomic_file,
     atomic_folder,
     differences,
@@ -237,3 +239,20 @@ def test_differences_are_named():
         "d: None stored, 5 asked",
     ]
     assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+def test_one_process_works_in_a_folder(tmp_path):
+    script = (
+        "from pathlib import Path\nfrom retrodistill.files import alone_in\n"
+        f"with alone_in(Path({str(tmp_path)!r})): print('in')"
+    )
+
+    def other():
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    with alone_in(tmp_path):
+        refused = other()
+        assert refused.returncode != 0 and f"another run, process {os.getpid()}, works in it" in refused.stderr
+    assert other().stdout == "in\n"
+    with alone_in(tmp_path):  # after it, and after one that ended
+        pass

@@ -24,11 +24,11 @@ def run(recipe: Path, settings: tuple[str, ...]) -> None:
     """
     from retrodistill import pipeline
     from retrodistill import recipe as recipes
+    from retrodistill.evaluation.report import markdown
 
-    loaded = recipes.load(recipe, settings)
-    table = pipeline.table(pipeline.run(loaded))
+    evaluations = pipeline.run(recipes.load(recipe, settings))
     if console.speaks():
-        click.echo(table)
+        click.echo(markdown(list(evaluations.values())))
 
 
 @click.command()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from retrodistill.files import alone_in
 from retrodistill.students.embedded import Embedded
 
 T = TypeVar("T")
@@ -45,6 +47,10 @@ class Workers:
         yield self.rank == 0
         if self.count > 1 and self.rank == 0:
             dist.barrier()
+
+    def alone_in(self, folder: Path) -> AbstractContextManager[None]:
+        """Keep other runs out of a folder that these processes share: the first of them holds it."""
+        return alone_in(folder) if self.rank == 0 else nullcontext()
 
     def agree(self, find: Callable[[], T]) -> T:
         """What one process finds, for all of them."""

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from commands import call, done
 
+from retrodistill.files import alone_in
+
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model: Path, tiny_cross_encoder: Path, collection_folder: Path) -> Path:
@@ -65,6 +67,13 @@ def test_the_whole_road_and_again_and_with_one_stop_changed(recipe, tmp_path):
     assert "mine      unchanged, skipped" in changed.stderr
     assert "train     unchanged" not in changed.stderr and "index     unchanged" not in changed.stderr
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["train"]["epochs"] == 3
+
+
+def test_a_folder_that_another_run_works_in_is_left_alone(recipe, tmp_path):
+    with alone_in(tmp_path / "runs" / "journey"):
+        refused = call("run", recipe, "train.learning_rate=0.1")
+    assert refused.exit_code == 2 and "another run, process" in refused.stderr
+    assert [path.name for path in (tmp_path / "runs" / "journey").iterdir()] == [".lock"]
 
 
 def test_a_resolved_recipe_is_a_recipe(recipe, tmp_path):
