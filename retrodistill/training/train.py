@@ -259,7 +259,9 @@ def _run(
     resumed = last_checkpoint(partial)
     if resumed:
         console.say(f"train     goes on from step {resumed.name.rpartition('-')[2]} of {steps}")
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        trainer.go_on(resumed)
+    else:
+        trainer.train()
     log = trainer.state.log_history
     return model.eval(), {
         "steps": trainer.state.global_step,

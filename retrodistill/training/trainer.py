@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from retrodistill import console
@@ -103,7 +110,7 @@ class StudentTrainer(Trainer):
         arguments._n_gpu = min(1, arguments.n_gpu)
         callbacks: list[TrainerCallback] = [_Table(steps)]
         if options.patience is not None:
-            callbacks.append(EarlyStoppingCallback(options.patience))
+            callbacks.append(_Patience(options.patience))
         super().__init__(
             model=model,
             args=arguments,
@@ -118,6 +125,7 @@ class StudentTrainer(Trainer):
         self.objective = objective
         self.lists = lists
         self.dev = dev
+        self.metric, self.patience = options.metric, options.patience
         self._window: list[dict[str, float]] = []
 
     def training_step(
@@ -135,6 +143,15 @@ class StudentTrainer(Trainer):
             )
         self._window.append(parts)
         return torch.tensor(parts["loss"], device=self.args.device)
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Train from a checkpoint on; where patience had ended the training there, take the best weights."""
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.patience is None or fruitless(state.log_history, f"eval_{self.metric}") < self.patience:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            self.state = state
+            self._load_best_model()
 
     def get_train_dataloader(self) -> DataLoader:
         """The numbers themselves: every process sees all of them."""
@@ -175,6 +192,22 @@ class StudentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+class _Patience(EarlyStoppingCallback):
+    """Patience that a resumed run has as much of as was left."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = fruitless(state.log_history, args.metric_for_best_model)
+
+
+def fruitless(history: Sequence[Mapping[str, float]], name: str) -> int:
+    """How many evaluations there were since the best one, in a log."""
+    best, since = float("-inf"), 0
+    for value in (line[name] for line in history if name in line):
+        best, since = (value, 0) if value > best else (best, since + 1)
+    return since
 
 
 def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

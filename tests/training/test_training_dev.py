@@ -86,6 +86,34 @@ def test_patience_ends_it(tiny_model, collection, tmp_path, told):
     assert manifest["dev"]["kept_step"] == 2
 
 
+@pytest.mark.parametrize("when", ["between two evaluations", "after the stop"])
+def test_a_resumed_run_has_the_patience_that_was_left(tiny_model, collection, tmp_path, told, monkeypatch, when):
+    told[0].extend([0.5, 0.4, 0.3, 0.9, 0.9, 0.9])
+    backward, calls = Objective.backward, []
+
+    def dying(self, batch, progress=0.0):
+        calls.append(batch)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return backward(self, batch, progress)
+
+    def stopped(self, model, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if when == "after the stop":
+            patch.setattr(DenseStudent, "save", stopped)
+        else:
+            patch.setattr(Objective, "backward", dying)
+        run(tiny_model, collection, tmp_path / "m", patience=2)
+    again = run(tiny_model, collection, tmp_path / "m", patience=2)
+    assert again["steps"] == 6 and again["dev"]["kept_step"] == 2
+    assert again["dev"]["by_step"] == {2: 0.5, 4: 0.4, 6: 0.3}
+    saved = load_file(tmp_path / "m" / "model.safetensors")
+    name = next(name for name, weight in saved.items() if weight.shape == told[1][0].shape)
+    assert torch.equal(saved[name], told[1][0])
+
+
 def test_killed_and_started_again_it_keeps_the_same_weights(tiny_model, collection, tmp_path, monkeypatch):
     whole = run(tiny_model, collection, tmp_path / "whole")
     backward, calls = Objective.backward, []
