@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from retrodistill import console
 from retrodistill.errors import InputError
+from retrodistill.files import writing
 
 if TYPE_CHECKING:
     from retrodistill.training.dev import Dev
@@ -188,7 +189,8 @@ class StudentTrainer(Trainer):
         safetensors.torch.load_model(self.model, Path(best) / WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with writing(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
