@@ -215,42 +215,38 @@ class SpladeStudent(Student):
         return bool(self._wanted())
 
     def penalties(self, embedded: Mapping[str, Embedded], progress: float) -> Sequence[Penalty]:
-        """Those that have a weight, by name and role.
-
-        Raises:
-            InputError: well after its start the student still gives texts nearly every term.
-        """
-        if progress >= max(_BY, *(sparsity.warmup for sparsity in (self.flops, self.l1))):
-            for role, found in embedded.items():
-                share = _active(found) / found.values.shape[1]
-                if share > _DENSE:
-                    raise InputError(
-                        f"the student has collapsed: a {role} has {share:.0%} of all terms, and no index is made for "
-                        f"that; a higher student.flops.{role} or a lower train.learning_rate may help"
-                    )
+        """Those that have a weight, by name and role."""
         return [
             Penalty(f"{name}_{role}", _PENALTIES[name](embedded[role].values), sparsity.weight_at(role, progress))
             for name, role, sparsity in self._wanted()
         ]
 
-    def watch(self, embedded: Mapping[str, Embedded]) -> dict[str, float]:
+    def observe(self, embedded: Embedded, role: str) -> dict[str, Tensor]:
+        """The terms of each text, and which share of all terms they are."""
+        terms = (embedded.values > 0).sum(1)
+        return {f"{role}_active": terms, f"{role}_share": terms / embedded.values.shape[1]}
+
+    def watch(self, observed: Mapping[str, Sequence[float]], progress: float) -> dict[str, float]:
         """Terms of a query and of a document, on the average.
 
         Raises:
-            InputError: no text of the batch has a term left, from where no gradient leads back.
+            InputError: no text of the step has a term left, from where no gradient leads back; or well after its start
+                the student still gives texts nearly every term.
         """
-        active = {role: _active(found) for role, found in embedded.items()}
-        for role, terms in active.items():
-            if terms == 0 and len(embedded[role].values) > 1:
+        means = super().watch(observed, progress)
+        for role in ("query", "document"):
+            share = means.pop(f"{role}_share")
+            if share == 0 and len(observed[f"{role}_share"]) > 1:
                 raise InputError(
                     f"the student has collapsed: no {role} of the batch has a term left; a lower student.flops.{role} "
                     "or train.learning_rate, or a longer warmup of the penalty may help"
                 )
-        return {f"{role}_active": terms for role, terms in active.items()}
-
-
-def _active(found: Embedded) -> float:
-    return float((found.values > 0).sum(1).float().mean())
+            if share > _DENSE and progress >= max(_BY, *(sparsity.warmup for sparsity in (self.flops, self.l1))):
+                raise InputError(
+                    f"the student has collapsed: a {role} has {share:.0%} of all terms, and no index is made for "
+                    f"that; a higher student.flops.{role} or a lower train.learning_rate may help"
+                )
+        return means
 
 
 def _flops(weights: Tensor) -> Tensor:

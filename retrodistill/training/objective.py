@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from retrodistill.students.student import Student, Tokens
     from retrodistill.training.lists import Batch
 
+Observed = dict[str, dict[int, float]]
 TokensOf = Callable[[str, np.ndarray], list[np.ndarray]]
 
 
@@ -109,10 +110,12 @@ class Objective:
         else:
             found = self._groups(batch, costs, counts, progress)
         self.workers.add_gradients(self.model)
+        observed = {name: list(numbers.values()) for name, numbers in found.observed.items()}
+        watched = self.student.watch(observed, progress)
         weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()} | found.weights
         total = sum(weights[name] * value for name, value in found.parts.items())
         silent = {f"{name}_without_entries": float(count == 0) for name, count in counts.items()}
-        return {"loss": total, **found.parts, **silent, **found.watched}
+        return {"loss": total, **found.parts, **silent, **watched}
 
     def items(self, batch: Batch) -> dict[str, Tokens]:
         """What is embedded for a batch, by role."""
@@ -136,8 +139,11 @@ class Objective:
             part = self._group(group, self.items(group), counts, progress)
             for name, value in part.parts.items():
                 found.parts[name] += value
-            found.watched.update(part.watched)
-        return _Found(self.workers.add_values(found.parts), found.weights, found.watched)
+            _join(found.observed, part.observed)
+        every: Observed = {}
+        for observed in self.workers.everyones(found.observed):
+            _join(every, observed)
+        return _Found(self.workers.add_values(found.parts), found.weights, every)
 
     def _across(
         self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float, *, keep: bool
@@ -193,7 +199,10 @@ class Objective:
         views = [
             (weight, score_batch(batch, scores)) for weight, scores in self.student.all_scores(embedded, batch.own)
         ]
-        total, found = views[0][1].student.sum() * 0.0, _Found({}, {}, self.student.watch(embedded))
+        total, found = views[0][1].student.sum() * 0.0, _Found({}, {}, {})
+        for role, rows in (("query", batch.queries), ("document", batch.documents)):
+            for name, numbers in (self.student.observe(embedded[role], role) if role in embedded else {}).items():
+                found.observed[name] = dict(zip(rows.tolist(), numbers.tolist(), strict=True))
         for name, loss in self.losses.items():
             value = torch.stack([weight * _sum(loss, scores) for weight, scores in views]).sum() / max(1, counts[name])
             total = total + loss.weight_at(progress) * found.add(name, value)
@@ -205,11 +214,17 @@ class Objective:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a batch gave: losses and penalties by name, the penalties' weights, and what the student watches."""
+    """What a batch gave.
+
+    Attributes:
+        parts: losses and penalties by name.
+        weights: of the penalties.
+        observed: by name what the student observed of each text, the text by its row.
+    """
 
     parts: dict[str, float]
     weights: dict[str, float]
-    watched: dict[str, float]
+    observed: Observed
 
     def add(self, name: str, value: Tensor) -> Tensor:
         self.parts[name] = float(value.detach())
@@ -219,6 +234,12 @@ class _Found:
                 "temperature may help. The last checkpoint is kept"
             )
         return value
+
+
+def _join(into: Observed, observed: Observed) -> None:
+    """Add what was observed of some texts to that of others; a text that is in both counts once."""
+    for name, numbers in observed.items():
+        into.setdefault(name, {}).update(numbers)
 
 
 def _sum(loss: Loss, scores: ScoreBatch) -> Tensor:

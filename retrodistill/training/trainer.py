@@ -211,7 +211,7 @@ def fruitless(history: Sequence[Mapping[str, float]], name: str) -> int:
 
 
 def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each number over the steps that have it: a process without a share in a step watched nothing."""
+    """Of each number over the steps that have it: a student may begin or cease to add one."""
     values: dict[str, list[float]] = {}
     for step in steps:
         for name, value in step.items():

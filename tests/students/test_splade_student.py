@@ -210,31 +210,40 @@ def test_penalties_look_at_the_batch_and_only_where_there_are_some():
     assert [penalty.name for penalty in table] == ["flops_document"]
 
 
+def watched(student, vectors, progress=0.0):
+    """What is logged of a step of which queries and documents were observed one after another."""
+    observed = {}
+    for role, found in vectors.items():
+        for row in found.values:
+            for name, numbers in student.observe(Embedded(row[None]), role).items():
+                observed.setdefault(name, []).extend(numbers.tolist())
+    return student.watch(observed, progress)
+
+
 def test_terms_are_counted():
-    assert SpladeStudent(model="m").watch(batch(QUERIES, DOCUMENTS)) == {"query_active": 1.5, "document_active": 1.0}
+    assert watched(SpladeStudent(model="m"), batch(QUERIES, DOCUMENTS)) == {"query_active": 1.5, "document_active": 1.0}
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_a_student_without_a_term_has_collapsed(role):
     vectors = {"query": QUERIES, "document": DOCUMENTS} | {role: [[0.0] * 4] * 2}
     with pytest.raises(InputError, match=f"no {role} of the batch has a term left; a lower student.flops.{role}"):
-        SpladeStudent(model="m").watch(batch(vectors["query"], vectors["document"]))
+        watched(SpladeStudent(model="m"), batch(vectors["query"], vectors["document"]))
 
 
 def test_one_text_without_a_term_may_be():
-    assert SpladeStudent(model="m").watch(batch([[0.0] * 4], DOCUMENTS))["query_active"] == 0
+    assert watched(SpladeStudent(model="m"), batch([[0.0] * 4], DOCUMENTS))["query_active"] == 0
 
 
 def test_a_student_with_every_term_has_collapsed_once_it_should_be_sparse():
     dense = batch([[1.0] * 4] * 2, DOCUMENTS)
     student = SpladeStudent(model="m", flops=Sparsity(document=1, warmup=0.6))
-    assert student.penalties(dense, 0.0)
-    assert student.penalties(dense, 0.59)
+    assert watched(student, dense, 0.0)["query_active"] == watched(student, dense, 0.59)["query_active"] == 4
     with pytest.raises(InputError, match=r"a query has 100% of all terms.*a higher student.flops.query"):
-        student.penalties(dense, 0.6)
+        watched(student, dense, 0.6)
     with pytest.raises(InputError, match="collapsed"):
-        SpladeStudent(model="m").penalties(dense, 0.5)
-    assert SpladeStudent(model="m").penalties(dense, 0.49)
+        watched(SpladeStudent(model="m"), dense, 0.5)
+    assert watched(SpladeStudent(model="m"), dense, 0.49)
 
 
 # What is refused

@@ -1,5 +1,7 @@
 """A SPLADE student under the training loop: penalties of the whole batch, whatever is held in memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_training import candidates_over, lists_over, teacher_over
@@ -57,8 +59,8 @@ def test_a_budget_of_one_token_gives_the_same_gradient(tiny_splade, collection, 
     for name, gradient in at_once.items():
         torch.testing.assert_close(cached[name], gradient, rtol=1e-4, atol=1e-5)
     assert max(gradient.abs().max() for gradient in at_once.values()) > 1e-3
-    watched = {"query_active", "document_active"}  # of the last group alone, where nothing looks across
-    for name in logged.keys() - (set() if options.get("flops") != Sparsity() else watched):
+    assert {"query_active", "document_active"} <= logged.keys() == same.keys()
+    for name in logged:
         assert same[name] == pytest.approx(logged[name], rel=1e-4, abs=1e-5)
 
 
@@ -72,6 +74,21 @@ def test_the_loss_is_the_sum_by_weight_and_terms_are_logged(tiny_splade, collect
     assert logged["loss"] == pytest.approx(expected, rel=1e-5)
     assert 1 < logged["query_active"] < 100
     assert 1 < logged["document_active"] < 100
+
+
+def test_a_student_that_has_lost_every_term_stops_although_its_groups_are_single_queries(
+    tiny_splade, collection, monkeypatch
+):
+    embed = SpladeStudent.embed
+
+    def nothing(self, model, tokens, role):
+        found = embed(self, model, tokens, role)
+        return replace(found, values=found.values * 0)
+
+    monkeypatch.setattr(SpladeStudent, "embed", nothing)
+    for max_tokens in (EVERYTHING, 1):
+        with pytest.raises(InputError, match="collapsed: no query of the batch has a term left"):
+            step(tiny_splade, collection, [KL()], max_tokens, flops=Sparsity())
 
 
 def trained(tiny_splade, collection, folder, steps=12, **options):
