@@ -50,6 +50,13 @@ class Sparsity(BaseModel):
         return getattr(self, role) * risen**2
 
 
+class Flops(Sparsity):
+    """The same with weights to begin with; what is not named keeps its own, and 0 takes one away."""
+
+    query: float = Field(3e-4, ge=0)
+    document: float = Field(1e-4, ge=0)
+
+
 class SpladeStudent(Student):
     """A SparseEncoder with SPLADE heads, or one made of any *ForMaskedLM or *ForCausalLM checkpoint.
 
@@ -80,7 +87,7 @@ class SpladeStudent(Student):
     query: Literal["encoded", "idf"] = "encoded"
     idf: Path | None = None
     train_idf: bool = True
-    flops: Sparsity = Sparsity(query=3e-4, document=1e-4)
+    flops: Flops = Flops()
     l1: Sparsity = Sparsity()
     anti_zero: Sparsity = Sparsity()
 

@@ -10,7 +10,7 @@ from retrodistill.encoders import TOKENS_A_BATCH
 from retrodistill.errors import InputError
 from retrodistill.losses.contrastive import InfoNCE
 from retrodistill.losses.divergences import KL
-from retrodistill.students.splade import Sparsity, SpladeStudent
+from retrodistill.students.splade import Flops, Sparsity, SpladeStudent
 from retrodistill.training.objective import Objective
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.tokens import TokenCache
@@ -36,7 +36,7 @@ def step(tiny_splade, collection, losses, max_tokens, progress=0.2, **options):
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}, logged
 
 
-PENALTIES = {"flops": Sparsity(query=0.3, document=0.2), "l1": Sparsity(document=0.1), "anti_zero": Sparsity(query=0.1)}
+PENALTIES = {"flops": Flops(query=0.3, document=0.2), "l1": Sparsity(document=0.1), "anti_zero": Sparsity(query=0.1)}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ PENALTIES = {"flops": Sparsity(query=0.3, document=0.2), "l1": Sparsity(document
         ([KL()], {**PENALTIES, "top_k": 8}),
         ([KL()], {**PENALTIES, "query": "idf"}),
         ([KL()], {**PENALTIES, "query": "idf", "train_idf": False}),
-        ([KL()], {"flops": Sparsity()}),
-        ([InfoNCE()], {"flops": Sparsity()}),
+        ([KL()], {"flops": Flops(query=0, document=0)}),
+        ([InfoNCE()], {"flops": Flops(query=0, document=0)}),
     ],
     ids=["penalties", "sum", "top_k", "idf", "frozen idf", "groups", "in the batch"],
 )
@@ -88,7 +88,7 @@ def test_a_student_that_has_lost_every_term_stops_although_its_groups_are_single
     monkeypatch.setattr(SpladeStudent, "embed", nothing)
     for max_tokens in (EVERYTHING, 1):
         with pytest.raises(InputError, match="collapsed: no query of the batch has a term left"):
-            step(tiny_splade, collection, [KL()], max_tokens, flops=Sparsity())
+            step(tiny_splade, collection, [KL()], max_tokens, flops=Flops(query=0, document=0))
 
 
 def trained(tiny_splade, collection, folder, steps=12, **options):
@@ -100,7 +100,7 @@ def trained(tiny_splade, collection, folder, steps=12, **options):
 
 def test_flops_make_a_student_sparser(tiny_splade, collection, tmp_path):
     light, heavy = (
-        trained(tiny_splade, collection, tmp_path / str(weight), flops=Sparsity(query=weight, document=weight))
+        trained(tiny_splade, collection, tmp_path / str(weight), flops=Flops(query=weight, document=weight))
         for weight in (1e-5, 0.1)
     )
     last = [manifest["log"][-1]["document_active"] for manifest in (light, heavy)]
@@ -111,4 +111,4 @@ def test_flops_make_a_student_sparser(tiny_splade, collection, tmp_path):
 
 def test_a_student_that_loses_every_term_stops_with_the_remedy(tiny_splade, collection, tmp_path):
     with pytest.raises(InputError, match=r"collapsed: no (query|document) of the batch has a term left"):
-        trained(tiny_splade, collection, tmp_path / "m", 60, flops=Sparsity(query=1e4, document=1e4, warmup=0))
+        trained(tiny_splade, collection, tmp_path / "m", 60, flops=Flops(query=1e4, document=1e4, warmup=0))
