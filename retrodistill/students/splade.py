@@ -179,6 +179,7 @@ class SpladeStudent(Student):
             ).eval()
         if self.idf is not None:
             _fill(table, self.idf)
+        self.settle(model)
         table.frozen = not self.train_idf
         table.weight.requires_grad_(self.train_idf)
         return model
@@ -191,7 +192,7 @@ class SpladeStudent(Student):
         """Term weights, shape (texts, terms), at least 0."""
         weights = model(features(model, tokens, role), task=role)["sentence_embedding"].float()
         if self.query == "idf" and role == "query":
-            weights = weights.relu()  # what training pushed below 0 is 0 in the model that is saved
+            weights = weights.relu()  # a token that weighs nothing learns nothing, such as one that `idf` does not name
         limit = model.max_active_dims
         if limit is not None and limit < weights.shape[1]:
             best = weights.topk(limit, dim=1)
@@ -202,11 +203,15 @@ class SpladeStudent(Student):
         """Inner products."""
         return queries.values @ documents.values.T
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Modules, tokenizer, prompts and how many terms are kept."""
+    def settle(self, model: Any) -> None:
+        """No weight of a table is below 0, in training as in the model that is saved: an index takes none."""
         table = _table(model)
         if table is not None:
             table.weight.data.clamp_(min=0)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Modules, tokenizer, prompts and how many terms are kept."""
+        self.settle(model)
         merge(model)
         model.save_pretrained(str(folder), safe_serialization=True)
 

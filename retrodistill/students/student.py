@@ -113,6 +113,9 @@ class Student(Part):
         """
         return ()
 
+    def settle(self, model: Any) -> None:
+        """Bring a model back to what it may be, after each step of the optimizer."""
+
     def observe(self, embedded: Embedded, role: str) -> dict[str, Tensor]:
         """Numbers of each query or document, (texts,), by name: of some texts of a step at a time."""
         return {}

@@ -108,7 +108,7 @@ class StudentTrainer(Trainer):
         )
         # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
         arguments._n_gpu = min(1, arguments.n_gpu)
-        callbacks: list[TrainerCallback] = [_Table(steps)]
+        callbacks: list[TrainerCallback] = [_Settled(objective), _Table(steps)]
         if options.patience is not None:
             callbacks.append(_Patience(options.patience))
         super().__init__(
@@ -192,6 +192,16 @@ class StudentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+class _Settled(TrainerCallback):
+    """Has the student set its model right after each step of the optimizer, before anything looks at it."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.objective.student.settle(self.objective.model)
 
 
 class _Patience(EarlyStoppingCallback):

@@ -1,5 +1,6 @@
 """A SPLADE student under the training loop: penalties of the whole batch, whatever is held in memory."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,34 @@ def trained(tiny_splade, collection, folder, steps=12, **options):
     student = SpladeStudent(model=str(tiny_splade), dropout=0, **options)
     loop = TrainOptions(max_steps=steps, epochs=steps, batch_size=6, documents=6, learning_rate=5e-3, precision="fp32")
     return train(student, [KL()], candidates, collection, folder, teacher=teacher_over(candidates), options=loop)
+
+
+def test_a_table_that_training_pushes_below_0_stays_at_0_for_the_dev_split_too(tiny_splade, collection, tmp_path):
+    terms = json.loads((tiny_splade / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "idf.json").write_text(json.dumps(dict.fromkeys(list(terms)[5:], 1e-3)))
+    student = SpladeStudent(model=str(tiny_splade), dropout=0, query="idf", idf=tmp_path / "idf.json")
+    candidates = candidates_over(collection)
+    loop = TrainOptions(
+        max_steps=4, epochs=4, batch_size=6, documents=6, learning_rate=5e-2, precision="fp32", evaluate_every=1
+    )
+    manifest = train(
+        student,
+        [KL()],
+        candidates,
+        collection,
+        tmp_path / "m",
+        teacher=teacher_over(candidates),
+        options=loop,
+        dev="test",
+    )
+    assert len(manifest["dev"]["by_step"]) == 4
+    weights = (
+        student.model_copy(update={"model": str(tmp_path / "m"), "idf": None})
+        .load("cpu")[0]
+        .sub_modules["query"][0]
+        .weight
+    )
+    assert (weights == 0).sum() > 5 < (weights > 0).sum()
 
 
 def test_flops_make_a_student_sparser(tiny_splade, collection, tmp_path):
