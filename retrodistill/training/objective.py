@@ -124,7 +124,7 @@ class Objective:
 
     def _group(self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float) -> _Found:
         """Everything at once, graphs kept."""
-        chunks = list(self._chunks(items))
+        chunks = list(_chunks(items, tokens_a_batch(self.device)))
         with autocast(self.device, self.precision):
             outputs = [self.student.embed(self.model, chunk.tokens, chunk.role) for chunk in chunks]
         total, found = self._losses(batch, _joined(chunks, outputs), counts, progress)
@@ -149,7 +149,8 @@ class Objective:
         self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float, *, keep: bool
     ) -> _Found:
         """Vectors, the loss's gradient at the vectors, then back through each chunk: its graph kept, or made again."""
-        chunks = list(self._chunks(items))
+        together = tokens_a_batch(self.device)
+        chunks = list(_chunks(items, together if keep else min(together, self.max_tokens)))
         mine = self.workers.mine(range(len(chunks)))
         outputs: dict[int, Embedded] = {}
         states: dict[int, Tensor] = {}
@@ -181,12 +182,6 @@ class Objective:
 
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else torch.get_rng_state()
-
-    def _chunks(self, items: Mapping[str, Tokens]) -> Iterator[_Chunk]:
-        budget = tokens_a_batch(self.device)
-        for role, tokens in items.items():
-            for rows in token_batches([item.shape[-1] for item in tokens], budget):
-                yield _Chunk(role, torch.from_numpy(rows), [tokens[row] for row in rows])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         """How many queries each loss has anything to learn from; no student is needed to know it."""
@@ -246,6 +241,13 @@ def _sum(loss: Loss, scores: ScoreBatch) -> Tensor:
     """Over the queries that have a loss."""
     values, counted = loss.terms(scores)
     return torch.where(counted, values, 0.0).sum()
+
+
+def _chunks(items: Mapping[str, Tokens], budget: int) -> Iterator[_Chunk]:
+    """Items of like length, each chunk within so many tokens unless one item is more."""
+    for role, tokens in items.items():
+        for rows in token_batches([item.shape[-1] for item in tokens], budget):
+            yield _Chunk(role, torch.from_numpy(rows), [tokens[row] for row in rows])
 
 
 def _joined(chunks: Sequence[_Chunk], outputs: Sequence[Embedded]) -> dict[str, Embedded]:

@@ -105,6 +105,14 @@ def test_the_gradient_cache_gives_the_same_gradient(make, batch, embedded, losse
     assert [with_gradients for with_gradients, _ in embedded] == [False] * len(without) + [True] * len(without)
 
 
+@pytest.mark.parametrize("max_tokens", [1, 30, 48, 60])
+def test_a_chunk_of_the_gradient_cache_stays_within_the_budget(make, batch, embedded, max_tokens):
+    gradient(make(IN_BATCH, max_tokens), batch)
+    chunks = [sum(map(len, texts)) for _, texts in embedded]
+    longest = max(len(text) for _, texts in embedded for text in texts)
+    assert max(chunks) <= max(min(max_tokens, 48), longest)
+
+
 def test_only_a_loss_that_looks_at_the_batch_forces_the_cache(make, batch, embedded):
     gradient(make([*OWN, InfoNCE(in_batch_negatives=False)], max_tokens=1), batch)
     assert all(with_gradients for with_gradients, _ in embedded)
@@ -121,7 +129,7 @@ def test_all_three_ways_agree_where_no_loss_looks_at_the_batch(make, batch, monk
 
 
 def test_the_cache_repeats_its_dropout(make, batch):
-    cached = make(IN_BATCH, max_tokens=1, dropout=0.3)
+    cached = make(IN_BATCH, max_tokens=TOKENS_A_BATCH["cpu"], dropout=0.3)
     first = gradient(cached, batch, seed=4)
     after = torch.rand(1)
     again = gradient(cached, batch, seed=4)

@@ -57,9 +57,10 @@ def test_a_budget_of_one_token_gives_the_same_gradient(tiny_splade, collection, 
     at_once, logged = step(tiny_splade, collection, losses, EVERYTHING, **options)
     cached, same = step(tiny_splade, collection, losses, 1, **options)
     assert cached.keys() == at_once.keys()
+    largest = float(max(gradient.abs().max() for gradient in at_once.values()))
+    assert largest > 1e-3
     for name, gradient in at_once.items():
-        torch.testing.assert_close(cached[name], gradient, rtol=1e-4, atol=1e-5)
-    assert max(gradient.abs().max() for gradient in at_once.values()) > 1e-3
+        torch.testing.assert_close(cached[name], gradient, rtol=1e-4, atol=1e-5 * max(1.0, largest))
     assert {"query_active", "document_active"} <= logged.keys() == same.keys()
     for name in logged:
         assert same[name] == pytest.approx(logged[name], rel=1e-4, abs=1e-5)
