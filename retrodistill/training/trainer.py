@@ -109,6 +109,8 @@ class StudentTrainer(Trainer):
         # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
         arguments._n_gpu = min(1, arguments.n_gpu)
         callbacks: list[TrainerCallback] = [_Settled(objective), _Table(steps)]
+        if dev is not None:
+            callbacks.append(_Checkpoints(options.checkpoint_every))
         if options.patience is not None:
             callbacks.append(_Patience(options.patience))
         super().__init__(
@@ -202,6 +204,17 @@ class _Settled(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.objective.student.settle(self.objective.model)
+
+
+class _Checkpoints(TrainerCallback):
+    """Saves every so many steps, beside the checkpoints of evaluations, which are transformers' own."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0:
+            control.should_save = True
 
 
 class _Patience(EarlyStoppingCallback):
