@@ -27,8 +27,9 @@ from retrodistill.students.term_bias import freeze_weights, with_bias
 if TYPE_CHECKING:
     from torch import Tensor
 
-# From here on a student whose texts have almost every term has not merely yet to become sparse.
-_DENSE, _BY = 0.9, 0.5
+# A student whose texts have almost every term once its penalties are at their height has not merely yet to become
+# sparse: at the earliest after half of the training, and in its last tenth in any case.
+_DENSE, _EARLIEST, _LATEST = 0.9, 0.5, 0.9
 
 
 class Sparsity(BaseModel):
@@ -246,6 +247,7 @@ class SpladeStudent(Student):
                 the student still gives texts nearly every term.
         """
         means = super().watch(observed, progress)
+        risen = max(_EARLIEST, min(_LATEST, max(self.flops.warmup, self.l1.warmup)))
         for role in ("query", "document"):
             share = means.pop(f"{role}_share")
             if share == 0 and len(observed[f"{role}_share"]) > 1:
@@ -253,7 +255,7 @@ class SpladeStudent(Student):
                     f"the student has collapsed: no {role} of the batch has a term left; a lower student.flops.{role} "
                     "or train.learning_rate, or a longer warmup of the penalty may help"
                 )
-            if share > _DENSE and progress >= max(_BY, *(sparsity.warmup for sparsity in (self.flops, self.l1))):
+            if share > _DENSE and progress >= risen:
                 raise InputError(
                     f"the student has collapsed: a {role} has {share:.0%} of all terms, and no index is made for "
                     f"that; a higher student.flops.{role} or a lower train.learning_rate may help"

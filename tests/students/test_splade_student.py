@@ -255,6 +255,15 @@ def test_a_student_with_every_term_has_collapsed_once_it_should_be_sparse():
     assert watched(SpladeStudent(model="m"), dense, 0.49)
 
 
+@pytest.mark.parametrize("name", ["flops", "l1"])
+def test_a_penalty_that_rises_to_the_very_end_hides_no_collapse(name):
+    student = build("student", {"kind": "splade", "model": "m", name: {"query": 1, "document": 1, "warmup": 1}})
+    dense = batch([[1.0] * 4] * 2, DOCUMENTS)
+    assert watched(student, dense, 0.89)
+    with pytest.raises(InputError, match="a query has 100% of all terms"):
+        watched(student, dense, 0.9)
+
+
 # What is refused
 
 
