@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
@@ -13,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from retrodistill.mining.pool import Pool, Rule
+from retrodistill.words import normal, words
 
 
 class Filter(Rule):
@@ -29,7 +29,7 @@ def relevant_texts(pool: Pool) -> list[str]:
 
 
 class DuplicatesOfPositives(Filter):
-    """Drops documents that say the same as a positive, letter case, punctuation and spaces aside."""
+    """Drops documents that say the same as a positive: letter case, punctuation, spaces and encoding aside."""
 
     kind: Literal["duplicates"] = "duplicates"
 
@@ -41,18 +41,11 @@ class DuplicatesOfPositives(Filter):
         )
 
 
-def normal(text: str) -> str:
-    """A text's words alone, case folded."""
-    return " ".join(words(text))
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, case folded."""
-    return re.findall(r"\w+", text.casefold())
-
-
 class Length(Filter):
-    """Drops documents of too few or too many words, such as empty ones, which are negatives that teach nothing."""
+    """Drops documents of too few or too many words, such as empty ones, which are negatives that teach nothing.
+
+    In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word.
+    """
 
     argument: ClassVar[str | None] = "min"
     kind: Literal["length"] = "length"

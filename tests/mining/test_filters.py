@@ -36,6 +36,17 @@ def test_case_punctuation_and_spaces_do_not_tell_texts_apart():
     assert kept(["capitals", "same"], ["folded"]) == ["same"]
 
 
+def test_encodings_do_not_tell_texts_apart_and_vowels_do():
+    texts = {
+        "positive": "Le café à Zürich",
+        "decomposed": "Le cafe\u0301 a\u0300 Zu\u0308rich",
+        "hyphens": "Le ca\u00adfé à Zü\u200brich",
+        "other": "Le cafe a Zurich",
+    }
+    assert kept(["decomposed", "hyphens", "other"], ["positive"], texts=texts) == ["other"]
+    assert kept(["other"], ["positive"], texts={"positive": "दिन", "other": "दीन"}) == ["other"]  # day, poor
+
+
 def test_any_positive_counts():
     assert kept(["same", "capitals", "longer"], ["folded", "positive"]) == ["longer"]
 
@@ -77,6 +88,13 @@ def test_near_duplicates_of_a_positive_go():
     assert kept(rest, [], NearDuplicates(), COPIES) == rest
 
 
+@pytest.mark.parametrize("first", ["一", "ก", "ぁ"])
+def test_near_duplicates_in_scripts_without_spaces(first):
+    long = "".join(chr(ord(first) + number) for number in range(40))
+    texts = {"positive": long, "copy": f"1910 {long}", "other": long[::-1], "half": long[:20] + long[19::-1]}
+    assert kept(["copy", "other", "half"], ["positive"], NearDuplicates(), texts) == ["other", "half"]
+
+
 def test_the_estimate_is_that_of_jaccard():
     other = signature(COPIES["half"], 3, 4_096)
     estimate = float((signature(LONG, 3, 4_096) == other).mean())
@@ -92,6 +110,8 @@ def test_length_counts_words():
     assert kept(list(texts), [], Length(), texts) == ["one", "two", "three"]
     assert kept(list(texts), [], Length(min=2), texts) == ["two", "three"]
     assert kept(list(texts), [], Length(min=0, max=2), texts) == ["none", "one", "two"]
+    texts = {"chinese": "一九一零年", "hindi": "दिन में"}
+    assert kept(list(texts), [], Length(min=3), texts) == ["chinese"]
     with pytest.raises(ValidationError, match="max: 2 words are fewer than min: 3"):
         Length(min=3, max=2)
 
