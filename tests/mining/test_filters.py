@@ -1,11 +1,16 @@
+import sys
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from retrodistill.collections import Collection, Texts
+from retrodistill.errors import InputError
 from retrodistill.mining.filters import DuplicatesOfPositives, Length, Script
+from retrodistill.mining.languages import Language
 from retrodistill.mining.near import NearDuplicates, signature
 from retrodistill.mining.pool import Pool
+from retrodistill.registry import build
 
 TEXTS = {
     "positive": "The storm of May, 1910!",
@@ -139,3 +144,63 @@ def test_letters_tell_scripts_apart_and_not_languages():
         "numbers",
     ]
     assert "mixed" in kept(documents, [], Script(share=5 / 13), LETTERS, "storm")
+
+
+EASTERN = {
+    "kanji": "東京都庁舎建設計画概要",
+    "japanese": "東京の天気は晴れでしょう、ラーメン",
+    "katakana": "ｺﾝﾋﾟｭｰﾀ",  # half width
+    "korean": "서울의 오늘 날씨",
+    "hanja": "大韓民國 憲法 制一條 의",
+    "english": "weather in Tokyo",
+    "wide": "\uff34\uff4f\uff4b\uff59\uff4f",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("てんき", ["kanji", "japanese", "katakana", "hanja"]),
+        ("東京のてんき", ["kanji", "japanese", "katakana", "hanja"]),
+        ("ラーメン", ["kanji", "japanese", "katakana", "hanja"]),
+        ("東京天気", ["kanji", "japanese", "katakana", "hanja"]),
+        ("오늘 날씨", ["kanji", "korean", "hanja"]),
+        ("憲法 의", ["kanji", "korean", "hanja"]),
+        ("weather", ["english", "wide"]),
+    ],
+)
+def test_scripts_of_one_language_stand_beside_each_other(query, expected):
+    assert kept(list(EASTERN), [], Script(), EASTERN, query) == expected
+
+
+def test_scripts_are_named_in_the_short_form():
+    assert build("filter", "script:HANGUL") == Script(scripts=("HANGUL",))
+    assert kept(list(EASTERN), [], Script(scripts=("HANGUL",)), EASTERN) == ["korean"]
+    assert (Script().label, Script(scripts=("CJK", "HANGUL")).label) == ("script", "script:CJK+HANGUL")
+
+
+# Language
+
+SPOKEN = {
+    "english": "The storm of May 1910 came over the bridge and took the roofs of the houses with it.",
+    "german": "Der Sturm im Mai 1910 kam über die Brücke und nahm die Dächer der Häuser mit sich fort.",
+    "french": "La tempête de mai 1910 est venue par le pont et a emporté les toits des maisons.",
+    "short": "Sturm 1910",
+    "empty": "",
+}
+
+
+def test_languages_in_one_script_are_told_apart():
+    pytest.importorskip("py3langid")
+    documents = list(SPOKEN)
+    assert kept(documents, [], Language(languages=("en",)), SPOKEN) == ["english", "short", "empty"]
+    assert kept(documents, [], build("filter", "language:de"), SPOKEN) == ["german", "short", "empty"]
+    assert kept(documents, [], Language(languages=("en", "fr"), letters=0), SPOKEN)[:2] == ["english", "french"]
+    with pytest.raises(InputError, match="unknown language 'eng'; did you mean 'en'"):
+        Language(languages=("en", "eng")).check()
+
+
+def test_without_its_package_the_language_filter_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    with pytest.raises(InputError, match=r"needs the package py3langid; pip install 'retrodistill\[language\]'"):
+        Language(languages=("en",)).check()
