@@ -269,6 +269,11 @@ def _places(name: str, column: pa.ChunkedArray, texts: Texts) -> np.ndarray:
     return found
 
 
+def _schema(names: Collection[str]) -> pa.Schema:
+    """That of candidates whose columns have these names: with weights, if there are any."""
+    return SCHEMA.append(WEIGHT) if WEIGHT.name in names else SCHEMA
+
+
 def _typed(table: pa.Table, where: object) -> pa.Table:
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
@@ -277,7 +282,7 @@ def _typed(table: pa.Table, where: object) -> pa.Table:
             f"expected {', '.join(SCHEMA.names)}; missing: {', '.join(missing)}"
         )
     columns, problems = [], []
-    schema = SCHEMA.append(WEIGHT) if WEIGHT.name in table.column_names else SCHEMA
+    schema = _schema(table.column_names)
     for field in schema:
         try:
             columns.append(table.column(field.name).cast(field.type))
@@ -355,9 +360,11 @@ def _mapped(path: Path) -> Candidates:
         return Candidates(_opened(folder / _ARROW))
     except (OSError, pa.ArrowException):
         pass  # absent or damaged: it is made again
+    file = pq.ParquetFile(path)
+    schema = _schema(file.schema_arrow.names)
     with files.atomic_folder(folder) as temporary:
-        with pa.OSFile(str(temporary / _ARROW), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROWS_AT_ONCE):
+        with pa.OSFile(str(temporary / _ARROW), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                 writer.write_table(_typed(pa.Table.from_batches([batch]), path))
         _checked(_opened(temporary / _ARROW), path)
     return Candidates(_opened(folder / _ARROW))

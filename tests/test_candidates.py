@@ -278,6 +278,14 @@ def test_weights_go_along(candidates, tmp_path):
     assert len(weighed.to_run()["q2"]) == 2
 
 
+def test_weights_go_along_where_a_large_file_is_mapped(candidates, tmp_path):
+    weighed = candidates.weighed(np.array([1, 0.5, 1, 0, 2], dtype=np.float32))
+    weighed.write(tmp_path / "c.parquet")
+    mapped = Candidates.read(tmp_path / "c.parquet", in_memory=0)
+    np.testing.assert_array_equal(mapped.weights, weighed.weights)
+    assert mapped.digest == weighed.digest
+
+
 @pytest.mark.parametrize(("odd", "said"), [(-1.0, "weight -1.0"), (NAN, "weight nan"), (float("inf"), "weight inf")])
 def test_weights_that_cannot_be(candidates, odd, said):
     with pytest.raises(InputError, match=f"row 3: {said}, expected a number of 0 or more"):

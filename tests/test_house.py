@@ -17,7 +17,7 @@ PACKAGE = ROOT / "retrodistill"
 
 # From the ground up; a module imports from its own room or from floors below.
 FLOORS = [
-    {"errors", "files", "console", "compiled", "rounding", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "packed", "vectors", "language", "formats", "memory", "apart"},
+    {"errors", "files", "console", "compiled", "rounding", "registry", "runs", "cache", "models", "collections", "candidates", "emissions", "encoders", "manifests", "packed", "vectors", "language", "formats", "memory", "apart", "words"},
     {"indexing", "scores", "losses", "evaluation"},
     {"retrieval"},
     {"folds"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
@@ -10,9 +9,10 @@ from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from retrodistill.mining.pool import Pool, Rule
+from retrodistill.words import folded, normal, words
 
 
 class Filter(Rule):
@@ -29,7 +29,7 @@ def relevant_texts(pool: Pool) -> list[str]:
 
 
 class DuplicatesOfPositives(Filter):
-    """Drops documents that say the same as a positive, letter case, punctuation and spaces aside."""
+    """Drops documents that say the same as a positive: letter case, punctuation, spaces and encoding aside."""
 
     kind: Literal["duplicates"] = "duplicates"
 
@@ -41,18 +41,11 @@ class DuplicatesOfPositives(Filter):
         )
 
 
-def normal(text: str) -> str:
-    """A text's words alone, case folded."""
-    return " ".join(words(text))
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, case folded."""
-    return re.findall(r"\w+", text.casefold())
-
-
 class Length(Filter):
-    """Drops documents of too few or too many words, such as empty ones, which are negatives that teach nothing."""
+    """Drops documents of too few or too many words, such as empty ones, which are negatives that teach nothing.
+
+    In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word.
+    """
 
     argument: ClassVar[str | None] = "min"
     kind: Literal["length"] = "length"
@@ -71,27 +64,47 @@ class Length(Filter):
         return (counts >= self.min) & (counts <= (np.inf if self.max is None else self.max))
 
 
+# Scripts that stand beside each other in one text: Han and kana in Japanese, Hangul and Han in Korean.
+_BESIDE = {
+    "CJK": ("HIRAGANA", "KATAKANA", "BOPOMOFO"),
+    "HIRAGANA": ("CJK", "KATAKANA"),
+    "KATAKANA": ("CJK", "HIRAGANA"),
+    "BOPOMOFO": ("CJK",),
+    "HANGUL": ("CJK",),
+}
+
+
 class Script(Filter):
     """Drops documents that are written in other letters than the query, or than those named.
 
     Letters tell scripts apart, not languages: English from Russian, not English from German. A document without letters
-    stays, and every document of a query without letters.
+    stays, and every document of a query without letters. A query's kana, kanji or hangul let in what a text of its
+    language is written in beside them: kanji alone may be Japanese or Chinese.
 
     Attributes:
         scripts: as Unicode names letters, such as LATIN, CYRILLIC, ARABIC, CJK, HIRAGANA; the query's most frequent
-            one where left out.
+            one where left out, and those that stand beside it.
         share: of a document's letters that must be of these.
     """
 
+    argument: ClassVar[str | None] = "scripts"
     kind: Literal["script"] = "script"
     scripts: tuple[Annotated[str, Field(pattern="^[A-Z]+$")], ...] | None = Field(None, min_length=1)
     share: float = Field(0.5, gt=0, le=1)
 
+    @field_validator("scripts", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """With the scripts, joined by "+"."""
+        return ":".join([self.kind, *(["+".join(self.scripts)] if self.scripts else [])])
+
     def keep(self, pool: Pool) -> np.ndarray:
         """Count letters by script."""
-        asked = self.scripts
-        if asked is None:
-            asked = tuple(script for script, _ in scripts_of(pool.collection.queries.text(pool.query)).most_common(1))
+        asked = self.scripts or _written_in(pool.collection.queries.text(pool.query))
         kept = np.ones(len(pool), dtype=bool)
         for row, doc in enumerate(pool.documents if asked else ()):
             letters = scripts_of(pool.collection.corpus.text(doc))
@@ -100,10 +113,20 @@ class Script(Filter):
         return kept
 
 
+def _written_in(query: str) -> tuple[str, ...]:
+    """The scripts of a query's language, as far as its letters tell; none where it has no letters."""
+    letters = scripts_of(query)
+    if not letters:
+        return ()
+    # of Han with a Hangul letter or two, these say what it is
+    first = "HANGUL" if letters["HANGUL"] and letters.keys() <= {"HANGUL", "CJK"} else letters.most_common(1)[0][0]
+    return first, *_BESIDE.get(first, ())
+
+
 def scripts_of(text: str) -> Counter[str]:
-    """How many letters of each script a text has."""
+    """How many letters of each script a text has, in whatever form they are encoded."""
     counts: Counter[str] = Counter()
-    for letter, count in Counter(text).items():
+    for letter, count in Counter(folded(text)).items():
         if letter.isalpha():
             counts[_script(letter)] += count
     return counts
@@ -112,7 +135,11 @@ def scripts_of(text: str) -> Counter[str]:
 @lru_cache(maxsize=65_536)
 def _script(letter: str) -> str:
     # The first word of a letter's name is its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00.
-    return unicodedata.name(letter, "UNKNOWN").split()[0]
+    name = unicodedata.name(letter, "UNKNOWN").split()[0]
+    return _NAMED.get(name, name)
 
+
+# Signs that repeat or lengthen the letter before them.
+_NAMED = {"IDEOGRAPHIC": "CJK", "KATAKANA-HIRAGANA": "KATAKANA"}
 
 FILTERS = {"duplicates": DuplicatesOfPositives, "length": Length, "script": Script}

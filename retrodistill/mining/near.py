@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from retrodistill.mining.filters import Filter, relevant_texts, words
+from retrodistill.mining.filters import Filter, relevant_texts
 from retrodistill.mining.pool import Pool
+from retrodistill.words import words
 
 _PRIME = np.uint64((1 << 31) - 1)  # products of two numbers below it fit into 64 bits
 
@@ -25,7 +26,8 @@ class NearDuplicates(Filter):
 
     Attributes:
         threshold: documents with as large a share, or a larger one, are dropped.
-        words: length of a run; a text of fewer words is one run.
+        words: length of a run; a text of fewer words is one run. In scripts without spaces, such as Chinese, Japanese
+            and Thai, each character counts as a word.
         hashes: how many minima are kept of each text.
     """
 

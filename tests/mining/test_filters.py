@@ -1,11 +1,16 @@
+import sys
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from retrodistill.collections import Collection, Texts
+from retrodistill.errors import InputError
 from retrodistill.mining.filters import DuplicatesOfPositives, Length, Script
+from retrodistill.mining.languages import Language
 from retrodistill.mining.near import NearDuplicates, signature
 from retrodistill.mining.pool import Pool
+from retrodistill.registry import build
 
 TEXTS = {
     "positive": "The storm of May, 1910!",
@@ -34,6 +39,17 @@ def kept(documents, positives, part=None, texts=None, query=""):
 def test_case_punctuation_and_spaces_do_not_tell_texts_apart():
     assert kept(["same", "spaced", "longer", "empty"], ["positive"]) == ["longer", "empty"]
     assert kept(["capitals", "same"], ["folded"]) == ["same"]
+
+
+def test_encodings_do_not_tell_texts_apart_and_vowels_do():
+    texts = {
+        "positive": "Le café à Zürich",
+        "decomposed": "Le cafe\u0301 a\u0300 Zu\u0308rich",
+        "hyphens": "Le ca\u00adfé à Zü\u200brich",
+        "other": "Le cafe a Zurich",
+    }
+    assert kept(["decomposed", "hyphens", "other"], ["positive"], texts=texts) == ["other"]
+    assert kept(["other"], ["positive"], texts={"positive": "दिन", "other": "दीन"}) == ["other"]  # day, poor
 
 
 def test_any_positive_counts():
@@ -77,6 +93,13 @@ def test_near_duplicates_of_a_positive_go():
     assert kept(rest, [], NearDuplicates(), COPIES) == rest
 
 
+@pytest.mark.parametrize("first", ["一", "ก", "ぁ"])
+def test_near_duplicates_in_scripts_without_spaces(first):
+    long = "".join(chr(ord(first) + number) for number in range(40))
+    texts = {"positive": long, "copy": f"1910 {long}", "other": long[::-1], "half": long[:20] + long[19::-1]}
+    assert kept(["copy", "other", "half"], ["positive"], NearDuplicates(), texts) == ["other", "half"]
+
+
 def test_the_estimate_is_that_of_jaccard():
     other = signature(COPIES["half"], 3, 4_096)
     estimate = float((signature(LONG, 3, 4_096) == other).mean())
@@ -92,6 +115,8 @@ def test_length_counts_words():
     assert kept(list(texts), [], Length(), texts) == ["one", "two", "three"]
     assert kept(list(texts), [], Length(min=2), texts) == ["two", "three"]
     assert kept(list(texts), [], Length(min=0, max=2), texts) == ["none", "one", "two"]
+    texts = {"chinese": "一九一零年", "hindi": "दिन में"}
+    assert kept(list(texts), [], Length(min=3), texts) == ["chinese"]
     with pytest.raises(ValidationError, match="max: 2 words are fewer than min: 3"):
         Length(min=3, max=2)
 
@@ -119,3 +144,63 @@ def test_letters_tell_scripts_apart_and_not_languages():
         "numbers",
     ]
     assert "mixed" in kept(documents, [], Script(share=5 / 13), LETTERS, "storm")
+
+
+EASTERN = {
+    "kanji": "東京都庁舎建設計画概要",
+    "japanese": "東京の天気は晴れでしょう、ラーメン",
+    "katakana": "ｺﾝﾋﾟｭｰﾀ",  # half width
+    "korean": "서울의 오늘 날씨",
+    "hanja": "大韓民國 憲法 制一條 의",
+    "english": "weather in Tokyo",
+    "wide": "\uff34\uff4f\uff4b\uff59\uff4f",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("てんき", ["kanji", "japanese", "katakana", "hanja"]),
+        ("東京のてんき", ["kanji", "japanese", "katakana", "hanja"]),
+        ("ラーメン", ["kanji", "japanese", "katakana", "hanja"]),
+        ("東京天気", ["kanji", "japanese", "katakana", "hanja"]),
+        ("오늘 날씨", ["kanji", "korean", "hanja"]),
+        ("憲法 의", ["kanji", "korean", "hanja"]),
+        ("weather", ["english", "wide"]),
+    ],
+)
+def test_scripts_of_one_language_stand_beside_each_other(query, expected):
+    assert kept(list(EASTERN), [], Script(), EASTERN, query) == expected
+
+
+def test_scripts_are_named_in_the_short_form():
+    assert build("filter", "script:HANGUL") == Script(scripts=("HANGUL",))
+    assert kept(list(EASTERN), [], Script(scripts=("HANGUL",)), EASTERN) == ["korean"]
+    assert (Script().label, Script(scripts=("CJK", "HANGUL")).label) == ("script", "script:CJK+HANGUL")
+
+
+# Language
+
+SPOKEN = {
+    "english": "The storm of May 1910 came over the bridge and took the roofs of the houses with it.",
+    "german": "Der Sturm im Mai 1910 kam über die Brücke und nahm die Dächer der Häuser mit sich fort.",
+    "french": "La tempête de mai 1910 est venue par le pont et a emporté les toits des maisons.",
+    "short": "Sturm 1910",
+    "empty": "",
+}
+
+
+def test_languages_in_one_script_are_told_apart():
+    pytest.importorskip("py3langid")
+    documents = list(SPOKEN)
+    assert kept(documents, [], Language(languages=("en",)), SPOKEN) == ["english", "short", "empty"]
+    assert kept(documents, [], build("filter", "language:de"), SPOKEN) == ["german", "short", "empty"]
+    assert kept(documents, [], Language(languages=("en", "fr"), letters=0), SPOKEN)[:2] == ["english", "french"]
+    with pytest.raises(InputError, match="unknown language 'eng'; did you mean 'en'"):
+        Language(languages=("en", "eng")).check()
+
+
+def test_without_its_package_the_language_filter_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    with pytest.raises(InputError, match=r"needs the package py3langid; pip install 'retrodistill\[language\]'"):
+        Language(languages=("en",)).check()
