@@ -22,7 +22,7 @@ from retrodistill.mining.mine import mine
 from retrodistill.registry import build
 from retrodistill.students.dense import DenseStudent
 from retrodistill.students.lora import Lora
-from retrodistill.students.splade import Sparsity, SpladeStudent
+from retrodistill.students.splade import Flops, SpladeStudent
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.train import loss_line, train
 
@@ -49,7 +49,7 @@ def student_of(kind: str, model: str) -> tuple[DenseStudent | SpladeStudent, dic
             model=model, append_eos=True, max_length=64, query_prompt="query: ", dropout=0, lora=lora
         )
         return student, {"kind": "infonce", "temperature": 0.05}, 5e-4
-    weights = Sparsity(query=5e-4, document=5e-4)
+    weights = Flops(query=5e-4, document=5e-4)
     student = SpladeStudent(model=model, echo=True, max_length=64, dropout=0, lora=lora, flops=weights)
     return student, {"kind": "infonce", "temperature": 4.0}, 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from retrodistill.errors import InputError
+
+# What numpy, torch, safetensors and faiss say when the system took less than they wrote; none gives its reason apart.
+_UNWRITTEN = re.compile(r"requested and \d+ written|inline_container|os error (\d+)|write error in .*\((.+)\)")
+_FULL = 2**20
+
+
+def unwritten(error: BaseException, path: Path) -> OSError | None:
+    """What the system said, where a library tells by an error of its own that it could not write.
+
+    Args:
+        error: of a library.
+        path: what was being written, or a folder on the same disk.
+    """
+    found = _UNWRITTEN.search(str(error))
+    if found is None or (isinstance(error, OSError) and error.errno is not None):
+        return None
+    number = int(found[1] or 0) or {os.strerror(code): code for code in errno.errorcode}.get(found[2], 0)
+    if not number:
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < _FULL else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
+
+
+@contextlib.contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Tell what could not be written by the name that it would have had."""
+    try:
+        yield
+    except Exception as error:
+        told = unwritten(error, temporary or path)
+        if told is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            told = error
+        if told is None:
+            raise
+        raise OSError(told.errno, told.strerror, str(path)) from error
 
 
 def _beside(path: Path) -> Path:
@@ -72,7 +107,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
-        yield temporary
+        with writing(path, temporary):
+            yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -89,7 +125,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     temporary.mkdir()
     try:
-        yield temporary
+        with writing(path, temporary):
+            yield temporary
         if path.exists():
             old = temporary.with_suffix(".old")
             path.rename(old)
@@ -122,6 +159,19 @@ def alone_in(folder: Path) -> Iterator[None]:
         held.write(str(os.getpid()))
         held.flush()
         yield
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say before the work that its result could not be written.
+
+    Raises:
+        InputError: what stands above the path is no folder, or one that may not be written to.
+    """
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{path} cannot be written: {above} is a file; name another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: {above} may not be written to; name another place")
 
 
 def refuse_to_replace(folder: Path) -> None:

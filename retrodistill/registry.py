@@ -127,6 +127,8 @@ def part_class(family: str, kind: str) -> type[Part]:
     except (ImportError, AttributeError) as error:
         known_kind = "" if "." in module_name else f"; if a kind was meant: {nearest(module_name, known)}"
         raise InputError(f"{family} {kind!r} cannot be imported: {error}{known_kind}") from error
+    except Exception as error:  # what a plug-in's own code gets wrong
+        raise InputError(f"{family} {kind!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Part)):
         raise InputError(f"{family} {kind!r} is no retrodistill.registry.Part; derive the class from it")
     if not get_args(found.model_fields["kind"].annotation):

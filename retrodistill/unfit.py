@@ -12,6 +12,7 @@ from retrodistill.registry import Part, parts_in
 from retrodistill.scores.learnt import Learnt
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
 from retrodistill.teachers.cross_fitted import CrossFitted
+from retrodistill.training.dev import unmeasured
 from retrodistill.training.fit import misfit
 
 Place = tuple[str | int, ...]
@@ -83,9 +84,11 @@ def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:
                     yield (*here, "losses", place), said
                 if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
                     yield (*here, "losses", place), unfit
-            if train.evaluate_every is not None and recipe.data.measured_on is None:
-                said = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
-                yield (*here, "evaluate_every"), said
+            if train.evaluate_every is not None:
+                split = recipe.data.measured_on
+                missing = "needs a split to measure on; name it as data.dev, or set data.hold_out=0.1"
+                if wrong := unmeasured(cast(Any, train.student)) or (missing if split is None else None):
+                    yield (*here, "evaluate_every"), wrong
 
 
 def _within(part: Part) -> Iterator[Part]:

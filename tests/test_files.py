@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -5,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -36,6 +38,53 @@ def everything(folder):
 
 
 # Files
+
+
+WRITES = {
+    "numpy": "np.save(path.open('wb'), x)",
+    "tofile": "x.tofile(path)",
+    "torch": "torch.save(torch.from_numpy(x), path)",
+    "safetensors": "safetensors.numpy.save_file({'x': x}, path)",
+    "faiss": "index = faiss.IndexFlatIP(100); index.add(x); faiss.write_index(index, str(path))",
+    "json": "path.write_text('x' * 200_000)",
+}
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import faiss, numpy as np, safetensors.numpy, torch
+from retrodistill.files import atomic_file
+x = np.ones((500, 100), np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    with atomic_file(Path(sys.argv[1])) as path:
+        exec(sys.argv[2])
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.parametrize("library", WRITES)
+def test_what_no_library_can_write_is_told_by_its_name_and_nothing_is_left(library, tmp_path):
+    words = [sys.executable, "-c", LIMITED, str(tmp_path / "out"), WRITES[library]]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    reasons = {"numpy": errno.EIO, "tofile": errno.EIO, "torch": errno.EIO}
+    assert told == [str(reasons.get(library, errno.EFBIG)), str(tmp_path / "out")]
+    assert not everything(tmp_path)
+
+
+def test_a_full_disk_is_the_reason_where_a_library_gives_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as told, atomic_folder(tmp_path / "out"):
+        raise OSError("500000 requested and 76768 written")
+    assert told.value.filename == str(tmp_path / "out")
+
+
+def test_other_mistakes_pass_as_they_are(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "out"):
+        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError) as told, atomic_file(tmp_path / "out"):
+        (tmp_path / "other").read_text()
+    assert told.value.filename == str(tmp_path / "other")
 
 
 def test_a_folder_that_was_moved_away_when_its_writer_was_killed_is_put_back(tmp_path):

@@ -51,6 +51,23 @@ def test_what_does_not_fit_is_told_before_anything_runs(tmp_path, tiny_model, ch
     assert said in error.value.problems
 
 
+def test_it_is_not_measured_while_it_is_trained(tmp_path, tiny_model):
+    with pytest.raises(Problems) as error:
+        load(recipe(tmp_path, tiny_model), ["index=null", "train.evaluate_every=10", "data.dev=dev"])
+    (said,) = error.value.problems
+    assert "train.evaluate_every: a cross_encoder student emits pairs, which is not searched; leave it out" in said
+
+
+@pytest.mark.parametrize("kind", ["cross_encoder", "dense"])
+def test_a_metric_of_training_is_one(tmp_path, tiny_model, kind):
+    path = recipe(tmp_path, tiny_model, kind)
+    assert load(path, ["train.metric=ndcg@5"]).train[0].metric == "nDCG@5"
+    with pytest.raises(Problems) as error:
+        load(path, ["train.metric=goodness@5"])
+    (said,) = error.value.problems
+    assert "train.metric: " in said and "goodness@5" in said
+
+
 def test_it_needs_no_index(tmp_path, tiny_model):
     path = recipe(tmp_path, tiny_model)
     path.write_text(path.read_text().replace("index: null\n", ""))

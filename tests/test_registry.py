@@ -171,3 +171,14 @@ def test_one_kind_in_two_tables_is_a_mistake_of_ours(monkeypatch):
     finally:
         monkeypatch.undo()
         table.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("def broken(:", r"SyntaxError: .*mistaken_plugin.py, line 1"), ("1 / 0", "ZeroDivisionError: division by zero")],
+)
+def test_a_plug_in_that_cannot_be_run_is_told(source, message, tmp_path, monkeypatch):
+    (tmp_path / "mistaken_plugin.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=message):
+        part_class("loss", "mistaken_plugin:Loss")

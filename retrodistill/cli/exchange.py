@@ -14,7 +14,7 @@ from retrodistill.cli import options
 @click.argument("file", type=click.Path(path_type=Path))
 @options.data
 @options.store
-@options.out("The candidates, a Parquet file.")
+@options.out("The candidates, a Parquet file.", file=True)
 def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
     """Read judged lists of another tool: candidates, and its scores into the score store.
 
@@ -52,7 +52,7 @@ def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
 @click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to write; as given to `score`.")
 @click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
 @options.store
-@options.out("The file.")
+@options.out("The file.", file=True)
 def export(
     form: str, candidates: Path, data: str, teachers: tuple[str, ...], combine: str | None, store: Path, out: Path
 ) -> None:

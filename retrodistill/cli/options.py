@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from retrodistill.files import refuse_unwritable
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 data = click.option(
@@ -26,6 +28,13 @@ def split(default: str) -> Decorator:
     return click.option("--split", default=default, show_default=True, help="The split, as in qrels/SPLIT.tsv.")
 
 
-def out(what: str) -> Decorator:
-    """Where to write."""
-    return click.option("--out", type=click.Path(path_type=Path), required=True, help=what)
+def out(what: str, *, file: bool = False, required: bool = True) -> Decorator:
+    """Where to write, a folder or a file: refused before the work where that cannot be."""
+    place = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
+    return click.option("--out", type=place, required=required, callback=_checked, help=what)
+
+
+def _checked(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        refuse_unwritable(path)
+    return path

@@ -47,7 +47,7 @@ def queries(data: str, makers: tuple[str, ...], split: str, seed: int, out: Path
 @click.command()
 @options.data
 @click.option("--model", required=True, help="The SPLADE student's model, whose tokens are weighed.")
-@options.out("The table, a JSON file; {kind: splade, query: idf, idf: FILE} starts from it.")
+@options.out("The table, a JSON file; {kind: splade, query: idf, idf: FILE} starts from it.", file=True)
 def idf(data: str, model: str, out: Path) -> None:
     """Weigh a model's tokens by how rare they are in a corpus, for queries without an encoder.
 

@@ -44,13 +44,14 @@ def evaluate(
     from retrodistill import steps
     from retrodistill.collections import open_collection, read_qrels
     from retrodistill.evaluation.metrics import parse_metrics
-    from retrodistill.evaluation.protocol import DEFAULT_METRICS
+    from retrodistill.evaluation.protocol import DEFAULT_METRICS, refuse_others
     from retrodistill.evaluation.report import markdown
     from retrodistill.recipe import part
 
     names = [metric.name for metric in parse_metrics(metrics or DEFAULT_METRICS)]
     spec = system if system.lstrip().startswith("{") else steps.retriever_spec(system)
     retriever = part("retriever", spec, settings)
+    refuse_others(out)
     collection = open_collection(data)
     judgements = read_qrels(qrels) if qrels else None
     evaluation, run = steps.evaluate(retriever, collection, split, metrics=names, qrels=judgements, depth=depth)
@@ -61,7 +62,7 @@ def evaluate(
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="A .md or .html file; printed where left out.")
+@options.out("A .md or .html file; printed where left out.", file=True, required=False)
 def report(folders: tuple[Path, ...], out: Path | None) -> None:
     """Compare what `evaluate` wrote into FOLDERS; the first is the baseline.
 

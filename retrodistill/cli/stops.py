@@ -52,7 +52,7 @@ from retrodistill.files import write_json
 @click.option("--memory", help="What mining may take as a whole, such as 2GB: dense vectors stay on disk. Unbounded.")
 @options.store
 @options.seed
-@options.out("The candidates, a Parquet file; OUT.json beside it tells what was kept and dropped.")
+@options.out("The candidates, a Parquet file; OUT.json beside it tells what was kept and dropped.", file=True)
 def mine(
     data: str,
     split: str,
@@ -285,7 +285,7 @@ def index(model: str, data: str, index_spec: str | None, out: Path, settings: tu
 @options.data
 @options.split("test")
 @click.option("--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a query.")
-@options.out("The TREC run file.")
+@options.out("The TREC run file.", file=True)
 def search(index: Path, data: str, split: str, depth: int, out: Path) -> None:
     """Search INDEX for the queries of a split and write a TREC run file.
 

@@ -5,6 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence, Set
 
+from torch import Tensor
+from torch.nn import functional
+
+_ROWS = 64
+
+
+def filled(rows: Tensor) -> Tensor:
+    """Rows of a product, and rows of zeros up to a multiple of 64.
+
+    For each number of rows oneDNN compiles a kernel and keeps a thousand of them, so that batches of any number of
+    tokens take megabytes each, for good.
+
+    Args:
+        rows: (rows, width).
+    """
+    return functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
+
 
 def distinct(parts: Sequence[Set[Hashable]], count: float) -> float:
     """How many different sizes so many parts have, of which the first are known.

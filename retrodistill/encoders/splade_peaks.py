@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retrodistill.compiled import compiled
+from retrodistill.encoders.sizes import filled
 from retrodistill.rounding import largest_error
 
 # Logits at once, and terms at once: what a core's cache holds.
@@ -31,7 +32,7 @@ def ragged_peaks(hidden: Tensor, lengths: Sequence[int], weight: Tensor, bias: T
     """
     rounded = weight.dtype == torch.bfloat16
     keep = compiled(_keep_rounded if rounded else _keep)
-    hidden, counts = hidden.to(weight.dtype), np.asarray(lengths, dtype=np.int64)
+    hidden, counts = filled(hidden.to(weight.dtype)), np.asarray(lengths, dtype=np.int64)
     terms = min(_TERMS, len(weight), max(64, _CELLS // len(hidden)))
     block = hidden.new_empty(len(hidden) * terms)
     values = torch.empty((len(lengths), len(weight)))

@@ -222,6 +222,19 @@ def save(folder: Path, evaluation: Evaluation, run: Run) -> None:
     write_json(folder / RESULTS, {**results, "created": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")})
 
 
+def refuse_others(folder: Path) -> None:
+    """Keep files from being replaced that bear the names of ours and are not.
+
+    Raises:
+        InputError: the folder has one of them without the others.
+    """
+    found = [name for name in (RUN, RESULTS) if (folder / name).exists()]
+    if found and not (folder / PER_QUERY).exists():
+        raise InputError(
+            f"{folder / found[0]} is not of an evaluation and would be replaced; name a new or an empty folder"
+        )
+
+
 def load(folder: Path) -> Evaluation:
     """Read what `save` wrote.
 

@@ -65,12 +65,7 @@ class _Mapped:
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def save(self, folder: Path) -> None:
-        whole = np.lib.format.open_memmap(
-            folder / "vectors.npy", mode="w+", dtype=self.vectors.dtype, shape=self.vectors.shape
-        )
-        for start in range(0, self.size, 65_536):
-            whole[start : start + 65_536] = self.vectors[start : start + 65_536]
-        whole.flush()
+        np.save(folder / "vectors.npy", self.vectors)  # a mapped file would be killed by a full disk, without a word
 
 
 class Mapped(Index):

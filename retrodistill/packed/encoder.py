@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retrodistill.encoders.sizes import filled
 from retrodistill.packed.layouts import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class PackedEncoder:
             raise ValueError(f"expected texts of one token or more, got lengths {lengths.tolist()}")
         order = np.argsort(-lengths, kind="stable")
         runs = _runs(lengths[order])
-        states = self._embedded(
-            [tokens[text] for text in order], None if types is None else [types[text] for text in order]
+        states = filled(
+            self._embedded([tokens[text] for text in order], None if types is None else [types[text] for text in order])
         )
         bias = None
         if self.relative is not None:  # depends on distances only: a shorter text's is a corner of the longest's
@@ -117,7 +118,7 @@ class PackedEncoder:
         back = np.argsort(order)
         if last_layer == "first":
             return states[torch.from_numpy(back).to(self.device)]
-        texts = states.split(lengths[order].tolist())
+        texts = states[: lengths.sum()].split(lengths[order].tolist())
         return torch.cat([texts[place] for place in back])
 
     def _embedded(self, tokens: list[np.ndarray], types: list[np.ndarray] | None) -> Tensor:
@@ -167,7 +168,7 @@ class _Layer:
         if first:
             starts = torch.tensor([s for run in runs for s in range(run.tokens.start, run.tokens.stop, run.length)])
             keys_values = self.key_value(states)
-            states = states[starts.to(states.device)]
+            states = filled(states[starts.to(states.device)])
             queries = self.query(states)
         else:
             queries, keys_values = self.query_key_value(states).split([self.width, 2 * self.width], dim=1)
@@ -186,7 +187,7 @@ class _Layer:
             mask = None if bias is None else bias[..., :asking, : run.length].to(query.dtype)
             found = F.scaled_dot_product_attention(query, key, value, mask)
             read.append(found.transpose(1, 2).reshape(texts * asking, -1))
-        return torch.cat(read)
+        return filled(torch.cat(read))
 
 
 def _runs(lengths: np.ndarray) -> list[Run]:

@@ -13,6 +13,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from torch import Tensor
 
 from retrodistill.encoders.common import autocast
+from retrodistill.encoders.sizes import filled
 from retrodistill.encoders.tokens import tokenize
 from retrodistill.packed.encoder import PackedEncoder
 from retrodistill.packed.tokens import Tokens
@@ -62,15 +63,18 @@ class PackedTokenVectors:
         Returns:
             Vectors, float32 (vectors, dimensions), text by text; and how many each text has, int64 (texts,).
         """
-        states = self.encoder.hidden(tokens.ids)
-        ids = torch.from_numpy(np.concatenate(tokens.ids).astype(np.int64)).to(states.device)
+        states = filled(self.encoder.hidden(tokens.ids))
+        ids = torch.zeros(len(states), dtype=torch.int64)
+        ids[: sum(tokens.lengths)] = torch.from_numpy(np.concatenate(tokens.ids).astype(np.int64))
+        real = torch.arange(len(ids)) < sum(tokens.lengths)
         # to what treats every token by itself, all texts are one
-        read = {"token_embeddings": states[None], "input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+        read = {"token_embeddings": states[None]}
+        read |= {"input_ids": ids[None].to(states.device), "attention_mask": real.long()[None].to(states.device)}
         with autocast(states.device.type, self.precision):
             for module in self.behind:
                 read = module(read, task=role) if isinstance(module, MultiVectorMask) else module(read)
         counts = read["attention_mask"][0].bool()
-        lengths = torch.stack([text.sum() for text in counts.split(tokens.lengths)])
+        lengths = torch.stack([text.sum() for text in counts[: sum(tokens.lengths)].split(tokens.lengths)])
         return read["token_embeddings"][0][counts].float(), lengths
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from retrodistill.encoders.common import autocast
+from retrodistill.encoders.sizes import filled
 from retrodistill.encoders.splade_head import fused, pooled, saturated
 from retrodistill.encoders.splade_peaks import Sieve, ragged_peaks
 from retrodistill.packed.encoder import PackedEncoder
@@ -79,7 +80,7 @@ class PackedTerms:
         hidden = self.encoder.hidden(tokens.ids, tokens.types)
         logs = fused(self.pooling)
         with autocast(str(hidden.device), self.precision):
-            states = self.transform(hidden)
+            states = self.transform(filled(hidden))[: len(hidden)]
             if self.pooling.pooling_strategy == "max" and not states.is_cuda:
                 return saturated(self._peaks(states, tokens.lengths), logs)
             texts = states.split(tokens.lengths)

@@ -27,8 +27,9 @@ from retrodistill.students.term_bias import freeze_weights, with_bias
 if TYPE_CHECKING:
     from torch import Tensor
 
-# From here on a student whose texts have almost every term has not merely yet to become sparse.
-_DENSE, _BY = 0.9, 0.5
+# A student whose texts have almost every term once its penalties are at their height has not merely yet to become
+# sparse: at the earliest after half of the training, and in its last tenth in any case.
+_DENSE, _EARLIEST, _LATEST = 0.9, 0.5, 0.9
 
 
 class Sparsity(BaseModel):
@@ -48,6 +49,13 @@ class Sparsity(BaseModel):
         """The weight for a role at a share of the training, 0 to 1."""
         risen = min(1.0, progress / self.warmup) if self.warmup else 1.0
         return getattr(self, role) * risen**2
+
+
+class Flops(Sparsity):
+    """The same with weights to begin with; what is not named keeps its own, and 0 takes one away."""
+
+    query: float = Field(3e-4, ge=0)
+    document: float = Field(1e-4, ge=0)
 
 
 class SpladeStudent(Student):
@@ -80,7 +88,7 @@ class SpladeStudent(Student):
     query: Literal["encoded", "idf"] = "encoded"
     idf: Path | None = None
     train_idf: bool = True
-    flops: Sparsity = Sparsity(query=3e-4, document=1e-4)
+    flops: Flops = Flops()
     l1: Sparsity = Sparsity()
     anti_zero: Sparsity = Sparsity()
 
@@ -172,6 +180,7 @@ class SpladeStudent(Student):
             ).eval()
         if self.idf is not None:
             _fill(table, self.idf)
+        self.settle(model)
         table.frozen = not self.train_idf
         table.weight.requires_grad_(self.train_idf)
         return model
@@ -184,7 +193,7 @@ class SpladeStudent(Student):
         """Term weights, shape (texts, terms), at least 0."""
         weights = model(features(model, tokens, role), task=role)["sentence_embedding"].float()
         if self.query == "idf" and role == "query":
-            weights = weights.relu()  # what training pushed below 0 is 0 in the model that is saved
+            weights = weights.relu()  # a token that weighs nothing learns nothing, such as one that `idf` does not name
         limit = model.max_active_dims
         if limit is not None and limit < weights.shape[1]:
             best = weights.topk(limit, dim=1)
@@ -195,11 +204,15 @@ class SpladeStudent(Student):
         """Inner products."""
         return queries.values @ documents.values.T
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Modules, tokenizer, prompts and how many terms are kept."""
+    def settle(self, model: Any) -> None:
+        """No weight of a table is below 0, in training as in the model that is saved: an index takes none."""
         table = _table(model)
         if table is not None:
             table.weight.data.clamp_(min=0)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Modules, tokenizer, prompts and how many terms are kept."""
+        self.settle(model)
         merge(model)
         model.save_pretrained(str(folder), safe_serialization=True)
 
@@ -215,42 +228,39 @@ class SpladeStudent(Student):
         return bool(self._wanted())
 
     def penalties(self, embedded: Mapping[str, Embedded], progress: float) -> Sequence[Penalty]:
-        """Those that have a weight, by name and role.
-
-        Raises:
-            InputError: well after its start the student still gives texts nearly every term.
-        """
-        if progress >= max(_BY, *(sparsity.warmup for sparsity in (self.flops, self.l1))):
-            for role, found in embedded.items():
-                share = _active(found) / found.values.shape[1]
-                if share > _DENSE:
-                    raise InputError(
-                        f"the student has collapsed: a {role} has {share:.0%} of all terms, and no index is made for "
-                        f"that; a higher student.flops.{role} or a lower train.learning_rate may help"
-                    )
+        """Those that have a weight, by name and role."""
         return [
             Penalty(f"{name}_{role}", _PENALTIES[name](embedded[role].values), sparsity.weight_at(role, progress))
             for name, role, sparsity in self._wanted()
         ]
 
-    def watch(self, embedded: Mapping[str, Embedded]) -> dict[str, float]:
+    def observe(self, embedded: Embedded, role: str) -> dict[str, Tensor]:
+        """The terms of each text, and which share of all terms they are."""
+        terms = (embedded.values > 0).sum(1)
+        return {f"{role}_active": terms, f"{role}_share": terms / embedded.values.shape[1]}
+
+    def watch(self, observed: Mapping[str, Sequence[float]], progress: float) -> dict[str, float]:
         """Terms of a query and of a document, on the average.
 
         Raises:
-            InputError: no text of the batch has a term left, from where no gradient leads back.
+            InputError: no text of the step has a term left, from where no gradient leads back; or well after its start
+                the student still gives texts nearly every term.
         """
-        active = {role: _active(found) for role, found in embedded.items()}
-        for role, terms in active.items():
-            if terms == 0 and len(embedded[role].values) > 1:
+        means = super().watch(observed, progress)
+        risen = max(_EARLIEST, min(_LATEST, max(self.flops.warmup, self.l1.warmup)))
+        for role in ("query", "document"):
+            share = means.pop(f"{role}_share")
+            if share == 0 and len(observed[f"{role}_share"]) > 1:
                 raise InputError(
                     f"the student has collapsed: no {role} of the batch has a term left; a lower student.flops.{role} "
                     "or train.learning_rate, or a longer warmup of the penalty may help"
                 )
-        return {f"{role}_active": terms for role, terms in active.items()}
-
-
-def _active(found: Embedded) -> float:
-    return float((found.values > 0).sum(1).float().mean())
+            if share > _DENSE and progress >= risen:
+                raise InputError(
+                    f"the student has collapsed: a {role} has {share:.0%} of all terms, and no index is made for "
+                    f"that; a higher student.flops.{role} or a lower train.learning_rate may help"
+                )
+        return means
 
 
 def _flops(weights: Tensor) -> Tensor:

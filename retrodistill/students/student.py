@@ -113,10 +113,21 @@ class Student(Part):
         """
         return ()
 
-    def watch(self, embedded: Mapping[str, Embedded]) -> dict[str, float]:
-        """What is logged of a batch beside the losses.
+    def settle(self, model: Any) -> None:
+        """Bring a model back to what it may be, after each step of the optimizer."""
+
+    def observe(self, embedded: Embedded, role: str) -> dict[str, Tensor]:
+        """Numbers of each query or document, (texts,), by name: of some texts of a step at a time."""
+        return {}
+
+    def watch(self, observed: Mapping[str, Sequence[float]], progress: float) -> dict[str, float]:
+        """What is logged of a step beside the losses: the means of what was observed of its texts.
+
+        Args:
+            observed: by name the numbers of all texts of the step, each text once.
+            progress: the share of the steps that are done, 0 to 1.
 
         Raises:
             InputError: the student has collapsed; with the reason and the remedy.
         """
-        return {}
+        return {name: float(np.mean(numbers)) for name, numbers in observed.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from retrodistill.encoders import Precision
 from retrodistill.errors import InputError
@@ -37,7 +37,9 @@ class Dev:
         self.split = split
         self.metric = metric
         self.precision = precision
-        self._retriever = _searched_by(student)
+        if said := unmeasured(student):
+            raise InputError(f"train.evaluate_every: {said}")
+        self._retriever = cast(EncoderRetriever, _searched_by(student))
 
     def __call__(self, model: Any) -> float:
         """The metric of a model on the split."""
@@ -64,10 +66,15 @@ class Dev:
         return evaluation.metrics[self.metric]
 
 
-def _searched_by(student: Student) -> EncoderRetriever:
+def unmeasured(student: Student) -> str | None:
+    """Why a student cannot be measured while it is trained; None where it can."""
+    if _searched_by(student) is not None:
+        return None
+    return f"a {student.kind} student emits {student.emits}, which is not searched; leave it out"
+
+
+def _searched_by(student: Student) -> EncoderRetriever | None:
     for part in table("retriever").values():
         if issubclass(part, EncoderRetriever) and part.encoder_class.emits == student.emits:
             return part(kind=part.model_fields["kind"].default, model=student.model)
-    raise InputError(
-        f"train.evaluate_every: a {student.kind} student emits {student.emits}, which is not searched; leave it out"
-    )
+    return None

@@ -133,7 +133,7 @@ def tried(
         token=token,
         query=float(costs.mean()),
         deviation=float(costs.std()),
-        chunk=tokens_a_batch(device) if objective.looks_across else 0,
+        chunk=min(tokens_a_batch(device), options.max_tokens) if objective.looks_across else 0,
         size=max(0, grown) // new if new else 0,
         tried=sizes[-2],
         sizes=_PRIMITIVES // max(1, 3 * len(shapes)),

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from retrodistill.errors import InputError
+from retrodistill.training.labels import unsaid
 from retrodistill.training.topics import topics
 
 if TYPE_CHECKING:
     from retrodistill.candidates import Candidates
     from retrodistill.collections import Collection
+    from retrodistill.runs import Qrels
     from retrodistill.scores.preferences import Preferences
 
 Pick = Literal["uniform", "top", "log_uniform"]
 Batches = Literal["random", "topics"]
 
 BATCHES_A_TOPIC = 4
+_NONE = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Batch:
         teacher: float32 (Q, D); NaN where there is no judgement. Other queries' documents have one where they are
             among the query's candidates.
         grades: float32 (Q, D); how relevant to the query by the labels, mined for it or not; 0 where not relevant.
+            Those of the collection count beside the candidates' own, unless no candidate has any.
         own: bool (Q, D); picked for the query.
         preferences: float32 (Q, D, D); the probability that one of a query's own documents is better than another, NaN
             where they were not compared; None where no teacher compares.
@@ -132,6 +136,7 @@ class Lists:
         self._docs = candidates.doc_rows(collection.corpus)
         self._offsets = candidates.offsets
         self._grades = np.maximum(np.nan_to_num(candidates.labels, nan=0.0), 0).astype(np.float32)
+        self._unlisted = self._heard(unsaid(candidates, collection))
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
         self.preferences = preferences
         self._weights = candidates.weights
@@ -188,10 +193,9 @@ class Lists:
             teacher[place, judged] = _looked_up(documents[judged], self._docs[mined], self._teacher[mined])
             if weights is not None and self._weights is not None:
                 weights[place, judged] = _looked_up(documents[judged], self._docs[mined], self._weights[mined])
-            labelled = mined[self._grades[mined] > 0]
-            relevant = self._docs[labelled]
+            relevant, grade = self._relevant(int(query))
             known = np.isin(documents, relevant)
-            grades[place, known] = _looked_up(documents[known], relevant, self._grades[labelled])
+            grades[place, known] = _looked_up(documents[known], relevant, grade)
             said = set(self.collection.corpus.texts(relevant))
             valid[place] = [text not in said for text in texts] | known
             barred = self.collection.barred(asked[place])
@@ -220,6 +224,26 @@ class Lists:
                 batches = [batches[number] for number in generator.permutation(len(batches))]
             self._epoch = (epoch, batches)
         return self._epoch[1]
+
+    def _heard(self, unsaid: Qrels) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Give rows the labels that they lack; by query the documents that have no row, and their grades."""
+        unlisted = {}
+        for query in (place for place, query in enumerate(self.candidates.queries) if query in unsaid):
+            grades = unsaid[self.candidates.queries[query]]
+            documents = np.array([self.collection.corpus.row(doc) for doc in grades], dtype=np.int64)
+            values, rows = np.array(list(grades.values()), dtype=np.float32), self._rows(query)
+            listed = np.isin(documents, self._docs[rows])
+            here = rows[np.isin(self._docs[rows], documents)]
+            self._grades[here] = _looked_up(self._docs[here], documents, values)
+            unlisted[query] = documents[~listed], values[~listed]
+        return unlisted
+
+    def _relevant(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents that are relevant to a query, whether among its candidates or not, and their grades."""
+        mined = self._rows(query)
+        labelled = mined[self._grades[mined] > 0]
+        documents, grades = self._unlisted.get(query, _NONE)
+        return np.append(self._docs[labelled], documents), np.append(self._grades[labelled], grades)
 
     def _rows(self, query: int) -> np.ndarray:
         return np.arange(self._offsets[query], self._offsets[query + 1])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from retrodistill.students.student import Student, Tokens
     from retrodistill.training.lists import Batch
 
+Observed = dict[str, dict[int, float]]
 TokensOf = Callable[[str, np.ndarray], list[np.ndarray]]
 
 
@@ -109,10 +110,12 @@ class Objective:
         else:
             found = self._groups(batch, costs, counts, progress)
         self.workers.add_gradients(self.model)
+        observed = {name: list(numbers.values()) for name, numbers in found.observed.items()}
+        watched = self.student.watch(observed, progress)
         weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()} | found.weights
         total = sum(weights[name] * value for name, value in found.parts.items())
         silent = {f"{name}_without_entries": float(count == 0) for name, count in counts.items()}
-        return {"loss": total, **found.parts, **silent, **found.watched}
+        return {"loss": total, **found.parts, **silent, **watched}
 
     def items(self, batch: Batch) -> dict[str, Tokens]:
         """What is embedded for a batch, by role."""
@@ -121,7 +124,7 @@ class Objective:
 
     def _group(self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float) -> _Found:
         """Everything at once, graphs kept."""
-        chunks = list(self._chunks(items))
+        chunks = list(_chunks(items, tokens_a_batch(self.device)))
         with autocast(self.device, self.precision):
             outputs = [self.student.embed(self.model, chunk.tokens, chunk.role) for chunk in chunks]
         total, found = self._losses(batch, _joined(chunks, outputs), counts, progress)
@@ -136,14 +139,18 @@ class Objective:
             part = self._group(group, self.items(group), counts, progress)
             for name, value in part.parts.items():
                 found.parts[name] += value
-            found.watched.update(part.watched)
-        return _Found(self.workers.add_values(found.parts), found.weights, found.watched)
+            _join(found.observed, part.observed)
+        every: Observed = {}
+        for observed in self.workers.everyones(found.observed):
+            _join(every, observed)
+        return _Found(self.workers.add_values(found.parts), found.weights, every)
 
     def _across(
         self, batch: Batch, items: Mapping[str, Tokens], counts: dict[str, int], progress: float, *, keep: bool
     ) -> _Found:
         """Vectors, the loss's gradient at the vectors, then back through each chunk: its graph kept, or made again."""
-        chunks = list(self._chunks(items))
+        together = tokens_a_batch(self.device)
+        chunks = list(_chunks(items, together if keep else min(together, self.max_tokens)))
         mine = self.workers.mine(range(len(chunks)))
         outputs: dict[int, Embedded] = {}
         states: dict[int, Tensor] = {}
@@ -176,12 +183,6 @@ class Objective:
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else torch.get_rng_state()
 
-    def _chunks(self, items: Mapping[str, Tokens]) -> Iterator[_Chunk]:
-        budget = tokens_a_batch(self.device)
-        for role, tokens in items.items():
-            for rows in token_batches([item.shape[-1] for item in tokens], budget):
-                yield _Chunk(role, torch.from_numpy(rows), [tokens[row] for row in rows])
-
     def _counts(self, batch: Batch) -> dict[str, int]:
         """How many queries each loss has anything to learn from; no student is needed to know it."""
         empty = score_batch(batch, torch.zeros(batch.own.shape))
@@ -193,7 +194,10 @@ class Objective:
         views = [
             (weight, score_batch(batch, scores)) for weight, scores in self.student.all_scores(embedded, batch.own)
         ]
-        total, found = views[0][1].student.sum() * 0.0, _Found({}, {}, self.student.watch(embedded))
+        total, found = views[0][1].student.sum() * 0.0, _Found({}, {}, {})
+        for role, rows in (("query", batch.queries), ("document", batch.documents)):
+            for name, numbers in (self.student.observe(embedded[role], role) if role in embedded else {}).items():
+                found.observed[name] = dict(zip(rows.tolist(), numbers.tolist(), strict=True))
         for name, loss in self.losses.items():
             value = torch.stack([weight * _sum(loss, scores) for weight, scores in views]).sum() / max(1, counts[name])
             total = total + loss.weight_at(progress) * found.add(name, value)
@@ -205,11 +209,17 @@ class Objective:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a batch gave: losses and penalties by name, the penalties' weights, and what the student watches."""
+    """What a batch gave.
+
+    Attributes:
+        parts: losses and penalties by name.
+        weights: of the penalties.
+        observed: by name what the student observed of each text, the text by its row.
+    """
 
     parts: dict[str, float]
     weights: dict[str, float]
-    watched: dict[str, float]
+    observed: Observed
 
     def add(self, name: str, value: Tensor) -> Tensor:
         self.parts[name] = float(value.detach())
@@ -221,10 +231,23 @@ class _Found:
         return value
 
 
+def _join(into: Observed, observed: Observed) -> None:
+    """Add what was observed of some texts to that of others; a text that is in both counts once."""
+    for name, numbers in observed.items():
+        into.setdefault(name, {}).update(numbers)
+
+
 def _sum(loss: Loss, scores: ScoreBatch) -> Tensor:
     """Over the queries that have a loss."""
     values, counted = loss.terms(scores)
     return torch.where(counted, values, 0.0).sum()
+
+
+def _chunks(items: Mapping[str, Tokens], budget: int) -> Iterator[_Chunk]:
+    """Items of like length, each chunk within so many tokens unless one item is more."""
+    for role, tokens in items.items():
+        for rows in token_batches([item.shape[-1] for item in tokens], budget):
+            yield _Chunk(role, torch.from_numpy(rows), [tokens[row] for row in rows])
 
 
 def _joined(chunks: Sequence[_Chunk], outputs: Sequence[Embedded]) -> dict[str, Embedded]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from retrodistill.errors import InputError
+from retrodistill.evaluation.metrics import parse_metric
 from retrodistill.training.lists import Batches, Pick
 
 
@@ -38,6 +40,14 @@ class TrainOptions(BaseModel):
     gradient_checkpointing: bool = Field(False, description="less memory for activations, computed twice")
     compile: bool = Field(False, description="torch.compile the encoder: slow to start, faster steps")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            return parse_metric(name).name
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _patient_about_something(self) -> Self:

@@ -20,6 +20,7 @@ from retrodistill.models import read_json
 from retrodistill.rounding import is_quicker
 from retrodistill.training.card import CARD, card
 from retrodistill.training.fit import check
+from retrodistill.training.labels import unsaid
 from retrodistill.training.lists import Lists
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.workers import Workers
@@ -160,11 +161,13 @@ def describe(
 
     `max_tokens` does, in the last bits and through dropout's draws, although not in what is computed.
     """
+    known = unsaid(candidates, collection)
     return {
         "student": cast("Student", student).identity,
         "losses": [loss.model_dump() for loss in losses],
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
+        **({"relevant": digest_of(known)} if known else {}),
         "teacher": None if teacher is None else hashlib.sha256(np.ascontiguousarray(teacher).data).hexdigest(),
         **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,

@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from retrodistill import console
 from retrodistill.errors import InputError
+from retrodistill.files import writing
 
 if TYPE_CHECKING:
     from retrodistill.training.dev import Dev
@@ -108,7 +109,9 @@ class StudentTrainer(Trainer):
         )
         # With several GPUs in sight, Trainer would make one batch of several numbers; one process trains on one.
         arguments._n_gpu = min(1, arguments.n_gpu)
-        callbacks: list[TrainerCallback] = [_Table(steps)]
+        callbacks: list[TrainerCallback] = [_Settled(objective), _Table(steps)]
+        if dev is not None:
+            callbacks.append(_Checkpoints(options.checkpoint_every))
         if options.patience is not None:
             callbacks.append(_Patience(options.patience))
         super().__init__(
@@ -188,10 +191,32 @@ class StudentTrainer(Trainer):
         safetensors.torch.load_model(self.model, Path(best) / WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with writing(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+class _Settled(TrainerCallback):
+    """Has the student set its model right after each step of the optimizer, before anything looks at it."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.objective.student.settle(self.objective.model)
+
+
+class _Checkpoints(TrainerCallback):
+    """Saves every so many steps, beside the checkpoints of evaluations, which are transformers' own."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0:
+            control.should_save = True
 
 
 class _Patience(EarlyStoppingCallback):
@@ -211,7 +236,7 @@ def fruitless(history: Sequence[Mapping[str, float]], name: str) -> int:
 
 
 def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each number over the steps that have it: a process without a share in a step watched nothing."""
+    """Of each number over the steps that have it: a student may begin or cease to add one."""
     values: dict[str, list[float]] = {}
     for step in steps:
         for name, value in step.items():

@@ -113,6 +113,11 @@ class Workers:
         if self.count == 1:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-        shared: list[Any] = [None] * self.count
-        dist.all_gather_object(shared, numbers)
-        return dict(zip(values, torch.stack(shared).sum(0).tolist(), strict=True))
+        return dict(zip(values, torch.stack(self.everyones(numbers)).sum(0).tolist(), strict=True))
+
+    def everyones(self, mine: T) -> list[T]:
+        """What each process has, in the order of the processes."""
+        shared: list[Any] = [mine] * self.count
+        if self.count > 1:
+            dist.all_gather_object(shared, mine)
+        return shared

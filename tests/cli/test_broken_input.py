@@ -306,3 +306,30 @@ def test_a_teacher_that_gives_no_number(folder, tmp_path, tiny_cross_encoder):
     assert call("mine", "--data", folder, "--source", "bm25", "--out", path).exit_code == 0
     told = refused("score", path, "--data", folder, "--teacher", f"cross_encoder:{copy}", "--store", tmp_path / "s")
     assert "nan" in told and "finite" in told
+
+
+@pytest.mark.parametrize("verb", ["mine", "evaluate", "search", "index", "train"])
+def test_a_place_that_cannot_be_is_told_before_the_work(verb, folder, tmp_path, monkeypatch):
+    """Before anything is read, so that nothing else need be right."""
+    file, place = tmp_path / "file", tmp_path / "folder"
+    file.write_text("kept")
+    place.mkdir()
+    words = {
+        "mine": ["--source", "bm25"],
+        "evaluate": ["bm25"],
+        "search": [tmp_path / "no-index"],
+        "index": ["no-model"],
+        "train": ["--candidates", tmp_path / "none", "--student", "dense:no-model", "--loss", "kl"],
+    }
+    for out in (place if verb in ("mine", "search") else file, file / "below"):
+        assert str(out) in refused(verb, *words[verb], "--data", folder, "--out", out)
+    assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["run.trec", "results.json"])
+def test_files_that_only_bear_the_names_of_an_evaluation_are_kept(name, folder, tmp_path):
+    own = tmp_path / "mine" / name
+    own.parent.mkdir()
+    own.write_text("kept")
+    assert str(own) in refused("evaluate", "bm25", "--data", folder, "--out", own.parent)
+    assert own.read_text() == "kept"

@@ -19,6 +19,7 @@ def test_parts_are_named_by_their_family():
 def test_options_of_options_have_rows():
     assert row("student", "splade", "flops")[2] == "as below"
     assert row("student", "splade", "flops.warmup")[1:3] == ["number", "0.33"]
+    assert row("student", "splade", "flops.query")[2] == "0.0003"
     assert row("loss", "kl", "weight.shape")[1] == "linear / quadratic / cosine"
 
 

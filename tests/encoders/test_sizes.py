@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from retrodistill.encoders.sizes import distinct
+from retrodistill.encoders.sizes import distinct, filled
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0, 0), (1, 64), (64, 64), (65, 128)])
+def test_rows_of_zeros_follow_up_to_a_multiple_of_64(rows, expected):
+    full = filled(torch.ones(rows, 3))
+    assert full.shape == (expected, 3)
+    assert full[:rows].eq(1).all()
+    assert full[rows:].eq(0).all()
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_few_terms_are_multiplied_in_float32(monkeypatch):
     expected = torch.stack([logits[:15].amax(0), logits[15:].amax(0)]).relu()
     assert not whole
     assert 0 < expected.count_nonzero() < 100
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)  # of products of 30 and more
 
 
 def test_nan_does_not_vanish_in_the_sieve():

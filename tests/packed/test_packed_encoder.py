@@ -63,6 +63,22 @@ def segments(lengths):
     return [np.arange(length) * 2 // length for length in lengths]
 
 
+@pytest.mark.parametrize("last_layer", ["all", "first"])
+def test_batches_of_any_number_of_tokens_meet_few_sizes_of_products(monkeypatch, last_layer):
+    """Since oneDNN keeps what it compiles for each."""
+    met, product = set(), packed_encoder._product
+
+    def counted(*args):
+        multiply = product(*args)
+        return lambda states: met.add(len(states)) or multiply(states)
+
+    monkeypatch.setattr(packed_encoder, "_product", counted)
+    packed = PackedEncoder.of(made("bert"))
+    for tokens in range(1, 80):
+        packed.hidden(texts([tokens, 3]), last_layer=last_layer)
+    assert met == {64, 128}
+
+
 @torch.inference_mode()
 def padded(model, tokens, types=None):
     """Hidden states by transformers, in one padded batch."""

@@ -11,7 +11,7 @@ from retrodistill.encoders import SpladeEncoder
 from retrodistill.errors import InputError
 from retrodistill.registry import build
 from retrodistill.students.embedded import Embedded
-from retrodistill.students.splade import Sparsity, SpladeStudent
+from retrodistill.students.splade import Flops, Sparsity, SpladeStudent
 
 TEXTS = ["storm wind rain", "the bread and the flour of the oven", "chess", "a comet's tail of ice", "", "42 violins"]
 
@@ -185,13 +185,22 @@ QUERIES, DOCUMENTS = [[1.0, 0.0, 0.0, 0.0], [3.0, 2.0, 0.0, 0.0]], [[0.0, 1.0, 0
     [("flops", 2.0**2 + 1.0**2, 0.5**2 + 1.0**2), ("l1", 3.0, 1.5), ("anti_zero", (1 / 4 + 1 / 36) / 2, (1 / 16 + 1) / 2)],
 )  # fmt: skip
 def test_penalties_by_hand(name, query, document):
-    none = {"flops": Sparsity(), name: Sparsity(query=0.5, document=0.25, warmup=0.5)}
-    student = SpladeStudent(model="m", **none)
+    wanted = {"query": 0.5, "document": 0.25, "warmup": 0.5}
+    student = build("student", {"kind": "splade", "model": "m", "flops": {"query": 0, "document": 0}, name: wanted})
     found = {penalty.name: penalty for penalty in student.penalties(batch(QUERIES, DOCUMENTS), 0.25)}
     assert {name: penalty.value.item() for name, penalty in found.items()} == pytest.approx(
         {f"{name}_query": query, f"{name}_document": document}
     )
     assert (found[f"{name}_query"].weight, found[f"{name}_document"].weight) == (0.5 / 4, 0.25 / 4)
+
+
+def test_a_penalty_keeps_the_defaults_of_what_is_not_named():
+    for name in ("flops", "l1", "anti_zero"):
+        default = getattr(SpladeStudent(model="m"), name).model_dump()
+        for option in ("query", "document", "warmup"):
+            student = build("student", {"kind": "splade", "model": "m", name: {option: 0.25}})
+            assert getattr(student, name).model_dump() == {**default, option: 0.25}
+    assert SpladeStudent(model="m").flops.model_dump() == {"query": 3e-4, "document": 1e-4, "warmup": 0.33}
 
 
 def test_weights_rise_with_the_square_of_the_progress():
@@ -202,39 +211,57 @@ def test_weights_rise_with_the_square_of_the_progress():
 
 def test_penalties_look_at_the_batch_and_only_where_there_are_some():
     assert SpladeStudent(model="m").looks_across
-    assert not SpladeStudent(model="m", flops=Sparsity()).looks_across
-    assert SpladeStudent(model="m", flops=Sparsity(), l1=Sparsity(document=1)).looks_across
-    only = SpladeStudent(model="m", flops=Sparsity(document=1.0)).penalties(batch(QUERIES, DOCUMENTS), 0.1)
+    assert not SpladeStudent(model="m", flops=Flops(query=0, document=0)).looks_across
+    assert SpladeStudent(model="m", flops=Flops(query=0, document=0), l1=Sparsity(document=1)).looks_across
+    only = SpladeStudent(model="m", flops=Flops(query=0, document=1.0)).penalties(batch(QUERIES, DOCUMENTS), 0.1)
     assert [penalty.name for penalty in only] == ["flops_document"]
     table = SpladeStudent(model="m", query="idf").penalties(batch(QUERIES, DOCUMENTS), 0.1)
     assert [penalty.name for penalty in table] == ["flops_document"]
 
 
+def watched(student, vectors, progress=0.0):
+    """What is logged of a step of which queries and documents were observed one after another."""
+    observed = {}
+    for role, found in vectors.items():
+        for row in found.values:
+            for name, numbers in student.observe(Embedded(row[None]), role).items():
+                observed.setdefault(name, []).extend(numbers.tolist())
+    return student.watch(observed, progress)
+
+
 def test_terms_are_counted():
-    assert SpladeStudent(model="m").watch(batch(QUERIES, DOCUMENTS)) == {"query_active": 1.5, "document_active": 1.0}
+    assert watched(SpladeStudent(model="m"), batch(QUERIES, DOCUMENTS)) == {"query_active": 1.5, "document_active": 1.0}
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_a_student_without_a_term_has_collapsed(role):
     vectors = {"query": QUERIES, "document": DOCUMENTS} | {role: [[0.0] * 4] * 2}
     with pytest.raises(InputError, match=f"no {role} of the batch has a term left; a lower student.flops.{role}"):
-        SpladeStudent(model="m").watch(batch(vectors["query"], vectors["document"]))
+        watched(SpladeStudent(model="m"), batch(vectors["query"], vectors["document"]))
 
 
 def test_one_text_without_a_term_may_be():
-    assert SpladeStudent(model="m").watch(batch([[0.0] * 4], DOCUMENTS))["query_active"] == 0
+    assert watched(SpladeStudent(model="m"), batch([[0.0] * 4], DOCUMENTS))["query_active"] == 0
 
 
 def test_a_student_with_every_term_has_collapsed_once_it_should_be_sparse():
     dense = batch([[1.0] * 4] * 2, DOCUMENTS)
-    student = SpladeStudent(model="m", flops=Sparsity(document=1, warmup=0.6))
-    assert student.penalties(dense, 0.0)
-    assert student.penalties(dense, 0.59)
+    student = SpladeStudent(model="m", flops=Flops(document=1, warmup=0.6))
+    assert watched(student, dense, 0.0)["query_active"] == watched(student, dense, 0.59)["query_active"] == 4
     with pytest.raises(InputError, match=r"a query has 100% of all terms.*a higher student.flops.query"):
-        student.penalties(dense, 0.6)
+        watched(student, dense, 0.6)
     with pytest.raises(InputError, match="collapsed"):
-        SpladeStudent(model="m").penalties(dense, 0.5)
-    assert SpladeStudent(model="m").penalties(dense, 0.49)
+        watched(SpladeStudent(model="m"), dense, 0.5)
+    assert watched(SpladeStudent(model="m"), dense, 0.49)
+
+
+@pytest.mark.parametrize("name", ["flops", "l1"])
+def test_a_penalty_that_rises_to_the_very_end_hides_no_collapse(name):
+    student = build("student", {"kind": "splade", "model": "m", name: {"query": 1, "document": 1, "warmup": 1}})
+    dense = batch([[1.0] * 4] * 2, DOCUMENTS)
+    assert watched(student, dense, 0.89)
+    with pytest.raises(InputError, match="a query has 100% of all terms"):
+        watched(student, dense, 0.9)
 
 
 # What is refused
@@ -273,7 +300,7 @@ def test_identity_is_weights_table_and_options_wherever_they_lie(tiny_splade, ta
     (tmp_path / "same.json").write_text('{"storm": 1}')
     other = SpladeStudent(model=str(tmp_path / "copy"), query="idf", idf=tmp_path / "same.json").identity
     assert other != identity
-    assert SpladeStudent(model=str(tiny_splade), flops=Sparsity(query=1), **options).identity != identity
+    assert SpladeStudent(model=str(tiny_splade), flops=Flops(query=1), **options).identity != identity
 
 
 def test_short_form_and_what_it_emits():

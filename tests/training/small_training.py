@@ -51,8 +51,11 @@ class Listed(NamedTuple):
     teacher: float = NAN
 
 
-def lists_of(rows, ranks=None, **options):
-    """Lists over a collection made of just these: query -> its `Listed` documents, whose texts are "text of ID"."""
+def lists_of(rows, ranks=None, judgements=None, **options):
+    """Lists over a collection made of just these: query -> its `Listed` documents, whose texts are "text of ID".
+
+    `judgements` are the collection's, by split; none where left out.
+    """
     from retrodistill.collections import Collection
     from retrodistill.collections.texts import Texts
 
@@ -61,7 +64,7 @@ def lists_of(rows, ranks=None, **options):
         "made",
         Texts.documents("made", [(doc, "", f"text of {doc}") for doc in docs]),
         Texts.queries("made", [(query, f"text of {query}") for query in rows]),
-        {},
+        judgements or {},
     )
     candidates = Candidates.of(
         {

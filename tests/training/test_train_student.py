@@ -158,6 +158,21 @@ def test_the_fingerprint_changes_with_texts_candidates_judgements_and_the_studen
     assert len(digests) == 1 + len(others)
 
 
+def test_the_fingerprint_changes_with_labels_that_candidates_do_not_have_and_only_with_them(problem, collection):
+    asked = {**problem, "options": SHORT, "seed": 0}
+    query, doc = problem["candidates"].queries[0], collection.corpus.ids[-1]
+    assert doc not in problem["candidates"].doc_ids[:10]
+
+    def inputs(grades):
+        qrels = {**collection.qrels("train"), query: {**collection.qrels("train")[query], **grades}}
+        return describe(
+            **{**asked, "collection": Collection("c", collection.corpus, collection.queries, {"train": qrels})}
+        )
+
+    assert inputs({}) == inputs({doc: 0}) == describe(**asked)
+    assert digest_of(inputs({doc: 1})) not in {digest_of(inputs({})), digest_of(inputs({doc: 2}))}
+
+
 def test_a_folder_of_something_else_is_refused_before_any_work(problem, tmp_path, monkeypatch):
     monkeypatch.setattr(Objective, "backward", None)
     (tmp_path / "m").mkdir()

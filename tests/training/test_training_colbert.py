@@ -47,7 +47,7 @@ def test_however_a_batch_is_computed_the_gradient_is_the_same(tiny_colbert, coll
 
 def test_the_gradient_cache_repeats_its_dropout(tiny_colbert, collection):
     at_once, _ = gradient(tiny_colbert, collection, IN_BATCH, 10**6, dropout=0.3)
-    in_turns, _ = gradient(tiny_colbert, collection, IN_BATCH, 1, dropout=0.3)
+    in_turns, _ = gradient(tiny_colbert, collection, IN_BATCH, TOKENS_A_BATCH["cpu"], dropout=0.3)  # the same chunks
     torch.testing.assert_close(in_turns, at_once, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(
         gradient(tiny_colbert, collection, IN_BATCH, 1, seed=4, dropout=0.3)[0], at_once, atol=1e-4

@@ -144,6 +144,34 @@ def test_what_cannot_be_measured(tiny_model, collection, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("numbers", [[0.3, 0.7, 0.2], [0.7, 0.3, 0.2], [0.1, 0.2, 0.3]])
+def test_checkpoints_are_as_dense_as_asked_for_beside_those_of_evaluations(
+    tiny_model, collection, tmp_path, monkeypatch, told, capsys, numbers
+):
+    options = {"evaluate_every": 4, "checkpoint_every": 3}
+    told[0].extend(numbers)
+    whole = run(tiny_model, collection, tmp_path / "whole", **options)
+    told[0].extend(numbers)
+    backward, calls = Objective.backward, []
+
+    def dying(self, batch, progress=0.0):
+        calls.append(batch)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return backward(self, batch, progress)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Objective, "backward", dying)
+        run(tiny_model, collection, tmp_path / "m", **options)
+    capsys.readouterr()
+    again = run(tiny_model, collection, tmp_path / "m", **options)
+    assert "goes on from step 6 of 12" in capsys.readouterr().err
+    assert again["dev"] == whole["dev"]
+    assert whole["dev"]["kept_step"] == 4 * (1 + numbers.index(max(numbers)))
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("m", "whole"))
+    assert first == second
+
+
 def test_checkpointed_activations_are_computed_twice_and_give_the_same_weights(
     tiny_model, collection, tmp_path, monkeypatch
 ):

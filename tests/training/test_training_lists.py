@@ -124,6 +124,46 @@ def test_a_positive_that_was_not_picked_is_positive_but_not_own():
     assert by_id(batch, "teacher")["a", left] == 5  # known of the query's candidates, whoever brought it
 
 
+def test_what_the_collection_calls_relevant_is_no_negative_although_it_is_no_candidate_of_the_query():
+    # as mined with positives: false: "p" answers "a", but only "b" has a row of it
+    rows = {"a": [Listed("q", 1, 5.0), Listed("x", None, 1.0)], "b": [Listed("p", None, 2.0), Listed("y", 1, 3.0)]}
+    qrels = {"train": {"a": {"p": 2, "q": 1, "z": 0}, "b": {"y": 1, "elsewhere": 1}}, "test": {"b": {"x": 1}}}
+    lists = lists_of(rows, judgements=qrels)
+    batch = read(lists, 0)
+    assert {pair: grade for pair, grade in by_id(batch, "grades").items() if grade} == {
+        ("a", "q"): 1, ("a", "p"): 2, ("b", "y"): 1,
+    }  # fmt: skip
+    assert ("a", "p") not in true_of(batch, "own")
+    assert lists.positives == 2  # of the rows
+    assert ("b", "x") in true_of(batch, "valid")  # another split's judgements of a train query say nothing here
+
+
+def test_the_texts_of_relevant_documents_without_a_row_bar_their_twins():
+    corpus = Texts.documents("c", [("p", "", "said"), ("twin", "", "said"), ("q", "", "known"), ("x", "", "other")])
+    collection = Collection(
+        "c", corpus, Texts.queries("c", [("a", "first"), ("b", "second")]), {"train": {"a": {"p": 1, "q": 1}}}
+    )
+    found = {"a": [("q", "s", 1, 1.0, 1)], "b": [("twin", "s", 1, 1.0, None), ("x", "s", 2, 0.5, None)]}
+    batch = read(Lists(Candidates.of(found), None, collection, documents=8, pick="top", batch_size=2, seed=0), 0)
+    row = batch.queries.tolist().index("first")
+    assert dict(zip(batch.documents, batch.valid[row], strict=True)) == {"known": True, "said": False, "other": True}
+
+
+def test_a_row_without_a_label_takes_the_collections_and_a_label_of_its_own_stays():
+    qrels = {"train": {"a": {"x": 1, "y": 1, "z": 2}}}
+    lists = lists_of({"a": [Listed("x", None), Listed("y", 0), Listed("z", 1)], "b": [Listed("w")]}, judgements=qrels)
+    grades = by_id(read(lists, 0), "grades")
+    assert [grades["a", doc] for doc in "xyzw"] == [1, 0, 1, 0]
+    assert lists.positives == 2
+
+
+def test_candidates_without_any_label_are_as_if_nobody_had_judged():
+    rows = {"a": [Listed("x"), Listed("y")], "b": [Listed("p")]}
+    lists = lists_of(rows, judgements={"train": {"a": {"p": 1, "x": 1}}})
+    assert not read(lists, 0).grades.any()
+    assert lists.positives == 0
+
+
 def test_a_query_itself_and_what_says_the_same_as_its_positive_are_no_negatives():
     corpus = Texts.documents("c", [("p", "", "said"), ("twin", "", "said"), ("a", "", "the query"), ("x", "", "other")])
     queries = Texts.queries("c", [("a", "the query"), ("b", "another")])

@@ -1,16 +1,20 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
-from small_training import lists_over
+from small_training import candidates_over, lists_over
 
+from retrodistill.candidates import Candidates
+from retrodistill.collections import Collection
 from retrodistill.encoders import TOKENS_A_BATCH
 from retrodistill.errors import InputError
 from retrodistill.losses.contrastive import InfoNCE
 from retrodistill.losses.divergences import KL
 from retrodistill.losses.pairwise import MarginMSE
 from retrodistill.students.dense import DenseStudent
+from retrodistill.training.lists import Lists
 from retrodistill.training.objective import Objective, score_batch
 
 OWN = [KL(student_temperature=0.1), MarginMSE(weight=0.1)]
@@ -101,6 +105,14 @@ def test_the_gradient_cache_gives_the_same_gradient(make, batch, embedded, losse
     assert [with_gradients for with_gradients, _ in embedded] == [False] * len(without) + [True] * len(without)
 
 
+@pytest.mark.parametrize("max_tokens", [1, 30, 48, 60])
+def test_a_chunk_of_the_gradient_cache_stays_within_the_budget(make, batch, embedded, max_tokens):
+    gradient(make(IN_BATCH, max_tokens), batch)
+    chunks = [sum(map(len, texts)) for _, texts in embedded]
+    longest = max(len(text) for _, texts in embedded for text in texts)
+    assert max(chunks) <= max(min(max_tokens, 48), longest)
+
+
 def test_only_a_loss_that_looks_at_the_batch_forces_the_cache(make, batch, embedded):
     gradient(make([*OWN, InfoNCE(in_batch_negatives=False)], max_tokens=1), batch)
     assert all(with_gradients for with_gradients, _ in embedded)
@@ -117,7 +129,7 @@ def test_all_three_ways_agree_where_no_loss_looks_at_the_batch(make, batch, monk
 
 
 def test_the_cache_repeats_its_dropout(make, batch):
-    cached = make(IN_BATCH, max_tokens=1, dropout=0.3)
+    cached = make(IN_BATCH, max_tokens=TOKENS_A_BATCH["cpu"], dropout=0.3)
     first = gradient(cached, batch, seed=4)
     after = torch.rand(1)
     again = gradient(cached, batch, seed=4)
@@ -128,6 +140,23 @@ def test_the_cache_repeats_its_dropout(make, batch):
     assert torch.rand(1) == after
     agree(first, at_once)
     assert not torch.allclose(gradient(cached, batch, seed=5)[0], first[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
+def test_what_only_the_collection_calls_relevant_pushes_nobody_away(make, collection, max_tokens):
+    candidates = candidates_over(collection)
+    mined = candidates.table.filter(pc.not_equal(candidates.table.column("rank"), 1))  # as without added positives
+    objective = make(IN_BATCH, max_tokens)
+    found = []
+    for qrels in ({}, {"train": collection.qrels("train")}):
+        known = Collection("c", collection.corpus, collection.queries, qrels)
+        lists = Lists(Candidates(mined), None, known, documents=4, pick="top", batch_size=12, seed=0)
+        found.append((lists.batch(0), gradient(objective, lists.batch(0))))
+    (blind, without), (batch, masked) = found
+    missed = batch.positive & ~blind.positive
+    assert missed.any() and not (missed & batch.own).any()
+    agree(gradient(objective, replace(blind, valid=blind.valid & ~missed)), masked)
+    assert not torch.allclose(without[0], masked[0], atol=1e-4)
 
 
 def test_losses_are_summed_by_weight(make, batch):

@@ -67,6 +67,7 @@ def cases(dense, splade, colbert, cross_encoder):
     found = [(kind, small, [{"kind": kind}]) for kind in table("loss")]
     found += [("a sum", small, [kl, {"kind": "margin_mse", "weight": {"start": 0, "end": 0.2}}, infonce])]
     found += [(f"{kind}, {loss['kind']}", spec, [loss]) for kind, spec in others.items() for loss in (kl, infonce)]
+    found += [("splade in groups", {**others["splade"], "flops": {"query": 0, "document": 0}}, [kl])]
     pairs = {"kind": "cross_encoder", "model": str(cross_encoder), "dropout": 0.0}
     return [*found, ("cross_encoder", pairs, [kl, {**infonce, "in_batch_negatives": False}])]
 
@@ -80,7 +81,7 @@ def both(tmp_path_factory, tiny_model, tiny_splade, tiny_colbert, tiny_cross_enc
 
 def test_two_processes_give_the_loss_and_the_gradient_of_one(both):
     one, two = both
-    assert len(one) == len(two) == 2 * (len(table("loss")) + 6)
+    assert len(one) == len(two) == 2 * (len(table("loss")) + 7)
     for name, (values, gradient) in one.items():
         shared, summed = two[name]
         assert gradient.abs().max() > 1e-6, name
