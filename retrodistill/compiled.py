@@ -14,21 +14,29 @@ Found = TypeVar("Found")
 
 
 @cache
-def compiled(function: Callable[..., Any], *helpers: Callable[..., Any], sums_in_any_order: bool = False) -> Any:
+def compiled(function: Callable[..., Any], *helpers: Callable[..., Any]) -> Any:
     """A function of numbers and arrays as machine code, kept on disk beside its source; loaded when first asked for.
 
     Args:
         function: the function.
-        helpers: functions beside it that it calls; `replace_least` may be called by all.
-        sums_in_any_order: a sum may be split among the places of a register.
+        helpers: functions beside it that it calls; `replace_least` and `dot` may be called by all.
     """
     import numba
     from numba.extending import register_jitable
 
     for helper in (replace_least, *helpers):
         register_jitable(helper)
-    relaxed = {"reassoc", "contract"} if sums_in_any_order else False
-    return numba.njit(nogil=True, cache=True, fastmath=relaxed)(function)
+    # a sum may be split among the places of a register
+    register_jitable(fastmath={"reassoc", "contract"})(dot)
+    return numba.njit(nogil=True, cache=True)(function)
+
+
+def dot(one: np.ndarray, other: np.ndarray) -> np.float32:
+    """The product of two vectors: the same bits whoever asks, which a product of matrices does not promise."""
+    total = np.float32(0)
+    for place in range(len(one)):
+        total += one[place] * other[place]
+    return total
 
 
 def replace_least(heap: np.ndarray, names: np.ndarray, score: np.float32, name: int) -> None:

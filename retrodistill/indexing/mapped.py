@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from retrodistill.compiled import compiled, in_parts, replace_least
+from retrodistill.compiled import compiled, dot, in_parts, replace_least
 from retrodistill.emissions import Emission
 from retrodistill.errors import InputError
 from retrodistill.indexing.index import BuiltIndex, Index
-from retrodistill.indexing.rounded import Rounded, pays
+from retrodistill.indexing.rounded import Rounded, lengths, pays
 from retrodistill.memory import Size
+from retrodistill.rounding import error_of_sums
 
 # Queries that share one reading of the vectors, and rows read at once where memory allows.
 _QUERIES, _ROWS = 8_192, 16_384
@@ -100,28 +101,30 @@ class Mapped(Index):
 
 
 class _Exact:
-    """As `Rounded`, by float32 products alone."""
+    """As `Rounded`, by float32 products: their last bits depend on how many are computed at once, a result's do not."""
 
     def __init__(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
         self.queries, self.scores, self.rows = queries, scores, rows
+        self._margins = error_of_sums(queries.shape[1]) * lengths(queries)
         self._products = np.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=np.float32)
 
     def sift(self, vectors: np.ndarray, first: int) -> bool:
         sound = True
         for start in range(0, len(vectors), _ROWS_A_TILE):
-            tile = vectors[start : start + _ROWS_A_TILE].T
+            block = vectors[start : start + _ROWS_A_TILE]
+            longest = lengths(block).max()
             for query in range(0, len(self.queries), _QUERIES_A_TILE):
                 some = slice(query, query + _QUERIES_A_TILE)
                 asked = self.queries[some]
-                out = self._products[: len(asked) * tile.shape[1]].reshape(-1, tile.shape[1])
-                np.matmul(asked, tile, out=out)
-                sound &= self._kept(out, self.scores[some], self.rows[some], first + start)
+                out = self._products[: len(asked) * len(block)].reshape(-1, len(block))
+                np.matmul(asked, block.T, out=out)
+                sound &= self._kept(some, out, block, longest, first + start)
         return sound
 
-    @staticmethod
-    def _kept(products: np.ndarray, scores: np.ndarray, rows: np.ndarray, first: int) -> bool:
-        keep = compiled(_keep)
-        return all(in_parts(lambda part: keep(products[part], first, scores[part], rows[part]), len(products)))
+    def _kept(self, some: slice, products: np.ndarray, block: np.ndarray, longest: np.float32, first: int) -> bool:
+        keep, margins = compiled(_keep), self._margins[some] * longest
+        tables = products, self.queries[some], margins, self.scores[some], self.rows[some]
+        return all(in_parts(lambda part: keep(*(table[part] for table in tables), block, first), len(products)))
 
 
 def _blocks(vectors: np.ndarray, rows: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -155,21 +158,26 @@ def _fill(stream: Any, block: np.ndarray) -> None:
         left = left[read:]
 
 
-def _keep(products: np.ndarray, first: int, scores: np.ndarray, rows: np.ndarray) -> bool:
+def _keep(
+    products: np.ndarray, queries: np.ndarray, margins: np.ndarray, scores: np.ndarray, rows: np.ndarray,
+    vectors: np.ndarray, first: int,
+) -> bool:  # fmt: skip
     """Put the best of a block into each query's heap, whose least score is at its root; False where one is NaN."""
     sound = True
     for query in range(products.shape[0]):
         heap, names, block = scores[query], rows[query], products[query]
-        least = heap[0]
+        bound = heap[0] - margins[query]
         for at in range(products.shape[1]):
-            score = block[at]
-            if score <= least:
+            if block[at] <= bound:
+                continue
+            score = dot(queries[query], vectors[at])
+            if score <= heap[0]:
                 continue
             if np.isnan(score):
                 sound = False
                 continue
             replace_least(heap, names, score, first + at)
-            least = heap[0]
+            bound = heap[0] - margins[query]
     return sound
 
 

@@ -21,6 +21,8 @@ class Exhaustive:
 
     documents: MultiVectors
 
+    queries_at_once: ClassVar[int] = 32
+
     @property
     def size(self) -> int:
         """How many documents there are."""

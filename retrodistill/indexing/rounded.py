@@ -1,7 +1,7 @@
 """Exact search by products in bfloat16: they are many times as fast as float32's, and what they cannot rule out is few.
 
 A rounded product is off by no more than its vectors' lengths allow. What stays below a query's worst result by more
-than that is no result; of all else the float32 product decides. The results are those of float32, ties included.
+than that is no result; of all else the float32 product decides, as it does in a search that rounds nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from retrodistill.compiled import compiled, in_parts, replace_least
+from retrodistill.compiled import compiled, dot, in_parts, replace_least
 from retrodistill.rounding import is_quicker, largest_error
 
 # Products that are held at once, 2 MiB, and queries from which on rounding the vectors costs less than it saves.
@@ -40,7 +40,7 @@ class Rounded:
 
         self.queries, self.scores, self.rows = queries, scores, rows
         self._rounded = torch.from_numpy(np.require(queries, requirements="W")).bfloat16()
-        self._margins = largest_error(queries.shape[1]) * _lengths(queries)
+        self._margins = largest_error(queries.shape[1]) * lengths(queries)
         self._products = torch.empty(_QUERIES_A_TILE * _ROWS_A_TILE, dtype=torch.bfloat16)
 
     def sift(self, vectors: np.ndarray, first: int) -> bool:
@@ -54,7 +54,7 @@ class Rounded:
         sound = not np.isnan(self._margins).any()
         for start in range(0, len(vectors), _ROWS_A_TILE):
             block = vectors[start : start + _ROWS_A_TILE]
-            longest = _lengths(block).max()
+            longest = lengths(block).max()
             sound &= not np.isnan(longest)
             tile = torch.from_numpy(np.require(block, requirements="W")).bfloat16().T
             for query in range(0, len(self.queries), _QUERIES_A_TILE):
@@ -66,13 +66,14 @@ class Rounded:
         return bool(sound)
 
     def _kept(self, some: slice, products: np.ndarray, block: np.ndarray, longest: np.float32, first: int) -> bool:
-        keep = compiled(_keep, sums_in_any_order=True)
+        keep = compiled(_keep)
         margins = self._margins[some] * longest
         tables = products, self.queries[some], margins, self.scores[some], self.rows[some]
         return all(in_parts(lambda part: keep(*(table[part] for table in tables), block, first), len(products)))
 
 
-def _lengths(vectors: np.ndarray) -> np.ndarray:
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Euclidean lengths, (vectors,)."""
     with np.errstate(over="ignore"):  # a length that float32 cannot hold rules nothing out
         return np.linalg.norm(vectors, axis=1)
 
@@ -104,9 +105,7 @@ def _keep(
             for at in range(start, end):
                 if block[at] ^ ((block[at] >> 15) & np.int16(0x7FFF)) < bound:
                     continue
-                vector, score = vectors[at], np.float32(0)
-                for place in range(len(asked)):
-                    score += asked[place] * vector[place]
+                score = dot(asked, vectors[at])
                 if score <= heap[0]:
                     continue
                 if score != score:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from retrodistill.emissions import columns_of
 from retrodistill.errors import InputError
 from retrodistill.indexing.mapped import Mapped
+from retrodistill.indexing.multivector import Exhaustive
 from retrodistill.memory import Budget, resident, shown
 from retrodistill.retrieval.bm25 import BM25Searcher
 from retrodistill.retrieval.dense import Dense
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _A_FOUND_ROW, _A_KEPT_ROW = 1_000, 120
 # What a byte of text takes while BM25 indexes it (5 to 6), and one of a run file once it is read (3.2).
 _A_TEXT_BYTE, _A_RUN_BYTE = 8, 5
-_LEAST_QUERIES = 32
+_LEAST_QUERIES = Exhaustive.queries_at_once
 # An index of vectors is held while it is made, beside what it is made of.
 COPIES = 2
 QUERIES_AT_ONCE = 8_192
@@ -68,13 +69,17 @@ def candidates_held(queries: int, found_a_query: int, kept_a_query: int) -> int:
 def queries_at_once(budget: Budget, queries: int, found_a_query: int, kept_a_query: int, most: int) -> int:
     """How many queries are mined together, so that what is known of their documents fits.
 
+    A multiple of what an index of several vectors a text looks at together, where it is not all: the last bits of its
+    scores depend on that, and what is mined shall not depend on the budget.
+
     Raises:
         InputError: not even a few do.
     """
     kept = queries * kept_a_query * _A_KEPT_ROW
     each = found_a_query * _A_FOUND_ROW
     budget.claim(kept + min(_LEAST_QUERIES, queries) * each, f"candidates of {queries:,} queries")
-    return max(1, min(most, (budget.left - kept) // (2 * each)))
+    fitting = (budget.left - kept) // (2 * each)
+    return min(most, max(_LEAST_QUERIES, fitting - fitting % _LEAST_QUERIES))
 
 
 def observe(budget: Budget, label: str) -> None:

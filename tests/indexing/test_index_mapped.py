@@ -50,6 +50,27 @@ def test_many_queries_find_the_same(monkeypatch):
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [5, 16, 37, 384])
+def test_results_are_the_same_bits_whatever_is_computed_at_once(monkeypatch, width):
+    """On any budget: rounded products or not, however many rows are read at once and queries asked together."""
+    generator = np.random.default_rng(width)
+    # near to each other, and some twice, so that the last bits of a product decide much
+    vectors = (1 + 1e-3 * generator.standard_normal((900, width))).astype(np.float32)
+    vectors[500:600] = vectors[:100]
+    queries = (1 + 1e-3 * generator.standard_normal((70, width))).astype(np.float32)
+    monkeypatch.setattr(mapped, "pays", lambda *_: False)
+    scores, rows = Mapped().build(vectors).nearest(queries, 40)
+    for rounded, tile, asked, read in [(True, 64, 70, 900), (False, 7, 3, 20), (False, 50, 1, 333), (True, 9, 11, 90)]:
+        monkeypatch.setattr(mapped, "pays", lambda *_, rounded=rounded: rounded)
+        monkeypatch.setattr(mapped, "_ROWS_A_TILE", tile)
+        monkeypatch.setattr(mapped, "_QUERIES_A_TILE", tile)
+        monkeypatch.setattr(mapped, "_ROWS", read)
+        for start in range(0, len(queries), asked):
+            found = Mapped().build(vectors).nearest(queries[start : start + asked], 40)
+            np.testing.assert_array_equal(found[0], scores[start : start + asked])
+            np.testing.assert_array_equal(found[1], rows[start : start + asked])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_vectors_on_disk_are_read_and_not_mapped(tmp_path, monkeypatch, dtype):
     small_tiles(monkeypatch)

@@ -191,3 +191,16 @@ def test_a_pickled_array_is_refused(saved):
     np.save(saved[0] / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"vectors\.npy: cannot be read"):
         MultiVector().load(saved[0])
+
+
+def test_queries_find_the_same_bits_whatever_is_asked_with_them():
+    """In multiples of what is looked at together, which mining within a budget keeps to."""
+    generator = np.random.default_rng(3)
+    documents = random_texts(generator, generator.integers(5, 40, 300).tolist(), 48)
+    # one vector more than is multiplied at once: the last query of 32 is left for a product of its own
+    queries = random_texts(generator, ([9] * 28 + [1] * 3 + [2]) * 3 + [8] * 4, 48)
+    built = MultiVector().build(documents)
+    ids = [f"d{row}" for row in range(300)]
+    for step in (32, 64):
+        parts = [search(built, ids, queries[start : start + step], 300) for start in range(0, 100, step)]
+        assert [found for part in parts for found in part] == search(built, ids, queries, 300)

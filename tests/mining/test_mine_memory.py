@@ -30,9 +30,7 @@ def test_memory_does_not_change_what_is_mined(collection, tiny_model, monkeypatc
     bound, same = mining.mine(collection, "train", sources, memory=resident() + 10**9, **options)
     assert used == [12, 5, 5, 2]
     assert same == account
-    for column in ("query_id", "doc_id", "source", "rank", "label"):
-        assert bound.table.column(column).to_pylist() == free.table.column(column).to_pylist()
-    assert bound.scores == pytest.approx(free.scores, abs=1e-6, nan_ok=True)
+    assert bound.digest == free.digest
 
 
 @pytest.mark.parametrize("kind", ["bm25", "splade", "colbert", "run"])
@@ -66,5 +64,6 @@ def test_queries_are_mined_in_blocks_that_fit(monkeypatch):
         def claim(self, needed, what):
             assert needed < self.left
 
-    assert fitting.queries_at_once(Left(), 1_000, 100, 10, 8_192) == (10**8 - 1_000 * 10 * 120) // (2 * 100 * 1_000)
+    fits = (10**8 - 1_000 * 10 * 120) // (2 * 100 * 1_000)
+    assert fitting.queries_at_once(Left(), 1_000, 100, 10, 8_192) == fits - fits % 32 == 480
     assert fitting.queries_at_once(Left(), 1_000, 1, 1, 8_192) == 8_192
