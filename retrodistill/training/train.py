@@ -73,10 +73,12 @@ def train(
 
     Raises:
         InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
-            loss is not finite, there is not one score a candidate, a logger is not installed, a query of the dev split
-            is trained on, or `out` holds something that is no model of ours.
+            loss is not finite, there is not one score a candidate, a logger is not installed, there is no such dev split
+            or a query of it is trained on, or `out` holds something that is no model of ours.
     """
     refuse_to_replace(out)
+    if dev is not None:
+        collection.query_ids(dev)
     options = options or TrainOptions()
     for logger in options.report_to:
         if find_spec(logger) is None:
@@ -202,7 +204,9 @@ def _dev(student: Student, lists: Lists, options: TrainOptions, split: str | Non
     from retrodistill.training.dev import Dev
 
     if split is None:
-        raise InputError("train.evaluate_every needs a split to measure on; name one as data.dev, or leave it out")
+        raise InputError(
+            "train.evaluate_every needs a split to measure on; name one as data.dev or --dev, or leave it out"
+        )
     collection = lists.collection
     trained = set(lists.candidates.queries)
     both = [query for query in collection.query_ids(split) if query in trained]
