@@ -137,8 +137,9 @@ class Loss(Part):
         if said != [f"floating ({queries},)", f"bool ({queries},)"]:
             where = f"{type(self).__module__}:{type(self).__qualname__}"
             raise InputError(
-                f"loss {self.kind} ({where}): terms gave {' and '.join(said)} for {queries} queries, expected floating ({queries},) and bool ({queries},): the loss of each query "
-                "and whether it has one; the mean over queries is taken for it"
+                f"loss {self.kind} ({where}): terms gave {' and '.join(said)} for {queries} queries, expected floating "
+                f"({queries},) and bool ({queries},): the loss of each query and whether it has one; the mean over "
+                "queries is taken for it"
             )
         return found
 
