@@ -21,7 +21,7 @@ from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, 
 from retrodistill.mining.mine import mine
 from retrodistill.mining.pool import judges_of
 from retrodistill.querying import make_queries
-from retrodistill.registry import Part, build
+from retrodistill.registry import Part, build, code_of
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
@@ -67,8 +67,7 @@ class Walk:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.folder = recipe.folder
-        self.stages = recipe.stages
+        self.folder, self.stages = recipe.folder, recipe.stages
         self.store = ScoreStore(recipe.store)
         self.collection: Collection = opened(recipe)
 
@@ -97,6 +96,7 @@ class Walk:
             ),
             # what is not weighed is what it was before there were weights
             **options.model_dump(mode="json", exclude={"sources", "memory", *(() if options.weigh else ("weigh",))}),
+            **code_of(options),
             "seed": self.recipe.seed,
         }
 
@@ -251,7 +251,7 @@ class Walk:
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
-            "index": index.model_dump(),
+            "index": {**index.model_dump(), **code_of(index)},
             "precision": retriever.precision,
         }
         folder = stage.place("index", name)
@@ -298,7 +298,7 @@ class Walk:
         return protocol.load(folder)
 
     def _identity(self, system: Part) -> Any:
-        return cast(Any, system).open(self.collection).identity
+        return {**cast(Any, system).open(self.collection).identity, **code_of(system)}
 
     def _evaluate(self, title: str, system: Part) -> tuple[Evaluation, protocol.Run]:
         recipe = self.recipe
@@ -321,8 +321,7 @@ class Walk:
     def _affords(self, stage: Stage) -> bool:
         score, mining, test = stage.score, stage.mine, self.recipe.data.test
         limit = self.recipe.evaluate.allowed(score)
-        why = steps.beyond(limit, score, self.collection, test, mining.sources, mining.depth, self.store)
-        if why:
+        if why := steps.beyond(limit, score, self.collection, test, mining.sources, mining.depth, self.store):
             say("evaluate", f"the teacher is left out: {why}")
         return not why
 
@@ -337,6 +336,7 @@ class Walk:
             score.combine and cast(Any, score.combine).unfiltered().model_dump(),
             mining.depth,
             *([learnt_from.digest] if learnt_from else []),
+            *code_of(score, mining).values(),
         ]
         return identity, partial(
             steps.evaluate_teacher,

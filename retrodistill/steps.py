@@ -15,7 +15,7 @@ from retrodistill.errors import InputError
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
 from retrodistill.mining.once import found_once
-from retrodistill.registry import Part, build, expand, table
+from retrodistill.registry import Part, build, code_of, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
@@ -183,7 +183,7 @@ def teacher_scores(
             "candidates": candidates.digest,
             "texts": collection.digest,
             "scores": [[identity, store.part_names(identity)] for identity in found],
-            "combine": [type(combination).__qualname__, combination.model_dump()],
+            "combine": [type(combination).__qualname__, {**combination.model_dump(), **code_of(combination)}],
         }
 
     return kept(described, joined, lambda: not store.damaged)

@@ -194,7 +194,9 @@ def score(
 )
 @click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to learn from; as given to `score`.")
 @click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
-@click.option("--dev", help="The split that evaluate_every=N measures on; the weights that are best there are kept.")
+@click.option(
+    "--dev", help="The split that evaluate_every=N, then needed, measures on; the weights that are best there are kept."
+)
 @options.store
 @options.seed
 @options.out("The trained model's folder.")
@@ -232,6 +234,8 @@ def train(
     judges = [part("teacher", teacher) for teacher in teachers]
     rule = part("combination", combine) if combine else None
     loop = options_from(TrainOptions, settings)
+    if dev is not None and loop.evaluate_every is None:
+        raise InputError(f"--dev {dev}: nothing is measured on it; add evaluate_every=N, or leave --dev out")
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
     compared = steps.teacher_preferences(found, collection, judges, ScoreStore(store))

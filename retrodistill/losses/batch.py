@@ -135,10 +135,11 @@ class Loss(Part):
         found, queries = self.terms(batch), len(batch.own)
         said = [_said(part) for part in (found if isinstance(found, tuple) else (found,))]
         if said != [f"floating ({queries},)", f"bool ({queries},)"]:
+            where = f"{type(self).__module__}:{type(self).__qualname__}"
             raise InputError(
-                f"loss {self.kind} ({type(self).__module__}:{type(self).__qualname__}): terms gave {' and '.join(said)} "
-                f"for {queries} queries, expected floating ({queries},) and bool ({queries},): the loss of each query "
-                "and whether it has one; the mean over queries is taken for it"
+                f"loss {self.kind} ({where}): terms gave {' and '.join(said)} for {queries} queries, expected floating "
+                f"({queries},) and bool ({queries},): the loss of each query and whether it has one; the mean over "
+                "queries is taken for it"
             )
         return found
 

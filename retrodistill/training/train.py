@@ -17,6 +17,7 @@ from retrodistill.encoders import Precision, device_of, quiet_libraries
 from retrodistill.errors import InputError
 from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
+from retrodistill.registry import code_of
 from retrodistill.rounding import is_quicker
 from retrodistill.training.card import CARD, card
 from retrodistill.training.fit import check
@@ -73,10 +74,12 @@ def train(
 
     Raises:
         InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
-            loss is not finite, there is not one score a candidate, a logger is not installed, a query of the dev split
-            is trained on, or `out` holds something that is no model of ours.
+            loss is not finite, there is not one score a candidate, a logger is not installed, there is no such dev
+            split or a query of it is trained on, or `out` holds something that is no model of ours.
     """
     refuse_to_replace(out)
+    if dev is not None:
+        collection.query_ids(dev)
     options = options or TrainOptions()
     for logger in options.report_to:
         if find_spec(logger) is None:
@@ -157,14 +160,16 @@ def describe(
     dev: str | None = None,
     preferences: Preferences | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the trained weights; how often they are saved and who is told do not.
+    """Everything that decides the trained weights, the code of parts from elsewhere included.
+
+    How often they are saved and who is told do not.
 
     `max_tokens` does, in the last bits and through dropout's draws, although not in what is computed.
     """
     known = unsaid(candidates, collection)
     return {
         "student": cast("Student", student).identity,
-        "losses": [loss.model_dump() for loss in losses],
+        "losses": [{**loss.model_dump(), **code_of(loss)} for loss in losses],
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
         **({"relevant": digest_of(known)} if known else {}),
@@ -202,7 +207,9 @@ def _dev(student: Student, lists: Lists, options: TrainOptions, split: str | Non
     from retrodistill.training.dev import Dev
 
     if split is None:
-        raise InputError("train.evaluate_every needs a split to measure on; name one as data.dev, or leave it out")
+        raise InputError(
+            "train.evaluate_every needs a split to measure on; name one as data.dev or --dev, or leave it out"
+        )
     collection = lists.collection
     trained = set(lists.candidates.queries)
     both = [query for query in collection.query_ids(split) if query in trained]
