@@ -266,7 +266,7 @@ class _Table(TrainerCallback):
             console.say(f"{state.global_step:>9,}  {name.removeprefix('eval_')} on dev {value:.4f}")
         if self.bar is None or self.bar.disable or not logs or "loss" not in logs or evaluated:
             return
-        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
         if state.global_step == 1 or state.global_step % self.every < args.logging_steps:
             hidden = ("epoch", "grad_norm")
             shown = {
