@@ -151,7 +151,7 @@ def test_an_answer_that_names_nothing_is_asked_again_in_the_next_run_only(folder
 
 def test_a_model_that_names_nothing_from_the_first_is_left_after_a_few():
     with ChaosServer(logprobs=False, words=lambda _: "Perhaps") as server:
-        with pytest.raises(InputError, match="names none of what was asked for, 20 times.*look at the template"):
+        with pytest.raises(InputError, match=r"names none of what was asked for, 20 times.*look at the template"):
             opened(server, answers="text", concurrency=1).choices(chats(40), ["Yes", "No"])
         assert server.asked.total() == 20
 
