@@ -280,6 +280,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         valid=valid if weights is None else valid & (weights > 0),
         preferences=None if batch.preferences is None else tensor(batch.preferences),
         weights=weights,
+        certainty=None if batch.certainty is None else tensor(batch.certainty),
     )
 
 

@@ -48,6 +48,7 @@ def train(
     seed: int = 0,
     dev: str | None = None,
     preferences: Preferences | None = None,
+    certainty: np.ndarray | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it to `out`, a folder that plain sentence-transformers loads.
@@ -67,6 +68,7 @@ def train(
         seed: of order, draws and dropout.
         dev: the split that `options.evaluate_every` measures on.
         preferences: what a teacher that compares says of the candidates.
+        certainty: how much each of the combined scores counts, float32 (candidates,), above 0; all alike where None.
         extra: what else the manifest says.
 
     Returns:
@@ -94,6 +96,7 @@ def train(
         seed=seed,
         batches=options.batches,
         preferences=preferences,
+        certainty=certainty,
     )
     parts = cast("Sequence[Loss]", losses)
     learner = cast("Student", student)
@@ -108,6 +111,7 @@ def train(
         seed=seed,
         dev=dev,
         preferences=preferences,
+        certainty=certainty,
     )
     device = device_of(None)
     measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
@@ -159,6 +163,7 @@ def describe(
     seed: int,
     dev: str | None = None,
     preferences: Preferences | None = None,
+    certainty: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the trained weights, the code of parts from elsewhere included.
 
@@ -173,12 +178,17 @@ def describe(
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
         **({"relevant": digest_of(known)} if known else {}),
-        "teacher": None if teacher is None else hashlib.sha256(np.ascontiguousarray(teacher).data).hexdigest(),
+        "teacher": None if teacher is None else _digest(teacher),
+        **({} if certainty is None else {"certainty": _digest(certainty)}),
         **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,
         "seed": seed,
         **({"dev": [dev, digest_of(collection.qrels(dev))]} if dev and options.evaluate_every else {}),
     }
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def resolve_precision(asked: str, device: str) -> Precision:
