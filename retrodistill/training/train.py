@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill import console
-from retrodistill.encoders import Precision, device_of, quiet_libraries
+from retrodistill.encoders import TrainPrecision, device_of, quiet_libraries
 from retrodistill.errors import InputError
 from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
@@ -75,9 +75,10 @@ def train(
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
-            loss is not finite, there is not one score a candidate, a logger is not installed, there is no such dev
-            split or a query of it is trained on, or `out` holds something that is no model of ours.
+        InputError: fp16 is asked for without a GPU, a loss needs labels or judgements and there are none, or scores
+            that the student does not give, a loss is not finite, there is not one score a candidate, a logger is not
+            installed, there is no such dev split or a query of it is trained on, or `out` holds something that is no
+            model of ours.
     """
     refuse_to_replace(out)
     if dev is not None:
@@ -114,6 +115,7 @@ def train(
         certainty=certainty,
     )
     device = device_of(None)
+    resolve_precision(options.precision, device)
     measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
     workers = Workers.start(device)
     with workers.first() as first:
@@ -191,12 +193,18 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def resolve_precision(asked: str, device: str) -> Precision:
-    """`auto` is bf16 where the processor multiplies it natively."""
+def resolve_precision(asked: str, device: str) -> TrainPrecision:
+    """`auto` is bf16 where the processor multiplies it natively.
+
+    Raises:
+        InputError: fp16 is asked for on a CPU, whose gradients nothing scales.
+    """
     import torch
 
+    if asked == "fp16" and not device.startswith("cuda"):
+        raise InputError("train.precision: fp16 is for a GPU, and torch sees none here; use auto, bf16 or fp32")
     if asked != "auto":
-        return cast(Precision, asked)
+        return cast(TrainPrecision, asked)
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if is_quicker() else "fp32"
