@@ -171,11 +171,10 @@ class Walk:
 
         score = stage.score
         arguments: dict[str, Any] = {
-            "teacher": steps.teacher_scores(candidates, self.collection, score.teachers, self.store, score.combine),
+            **steps.taught(candidates, self.collection, score.teachers, self.store, score.combine),
             "options": options.options,
             "seed": self.recipe.seed,
             "dev": self.recipe.data.measured_on,
-            "preferences": steps.teacher_preferences(candidates, self.collection, score.teachers, self.store),
         }
         inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)
         if unchanged(said, folder, inputs):
@@ -333,7 +332,7 @@ class Walk:
         identity = [
             judging.identities(self.collection, score.teachers),
             judging.identities(self.collection, mining.sources),
-            score.combine and cast(Any, score.combine).unfiltered().model_dump(),
+            score.combine and cast(Any, score.combine).unfiltered().model_dump(exclude={"weigh"}),
             mining.depth,
             *([learnt_from.digest] if learnt_from else []),
             *code_of(score, mining).values(),

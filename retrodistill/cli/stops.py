@@ -237,8 +237,7 @@ def train(
     if dev is not None and loop.evaluate_every is None:
         raise InputError(f"--dev {dev}: nothing is measured on it; add evaluate_every=N, or leave --dev out")
     found, collection = Candidates.read(candidates), open_collection(data)
-    scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
-    compared = steps.teacher_preferences(found, collection, judges, ScoreStore(store))
+    taught = steps.taught(found, collection, judges, ScoreStore(store), rule)
     extra = {"teachers": [judge.label for judge in judges]}
     manifest = train_student(
         learner,
@@ -246,11 +245,10 @@ def train(
         found,
         collection,
         out,
-        teacher=scores,
         options=loop,
         seed=seed,
         dev=dev,
-        preferences=compared,
+        **taught,
         extra=extra,
     )
     click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, {loss_line(manifest['log'])}")

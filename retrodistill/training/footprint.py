@@ -106,7 +106,7 @@ def tried(
         model,
         losses,
         lambda role, rows: [texts[role][row] for row in rows],
-        precision=resolve_precision(options.precision, device),
+        precision=resolve_precision(options.precision.replace("fp16", "bf16"), device),  # of the same size
         max_tokens=2 * _LARGE + options.documents * 2**20,  # whatever a batch has is held at once
     )
     draw = _Draw(len(queries), len(documents))
