@@ -151,6 +151,7 @@ class _Mining:
         """What is labelled of what was found for a query, with what is to be added, and what is not."""
         # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
         grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
+        self.account.barred += len(judged) - len(grades)
         found = {label: run[query] for label, run in runs.items()}
         documents, ranks = _merge(found)
         if len(found) > 1:

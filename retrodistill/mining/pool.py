@@ -40,6 +40,11 @@ class Rule(Part):
         return False
 
     @property
+    def alternative(self) -> str:
+        """What to do about one that means nothing without labels, where there are none."""
+        return "leave it out"
+
+    @property
     def needs_all(self) -> bool:
         """Whether it must see all that was found, what no sampler chose included."""
         return False
@@ -144,7 +149,7 @@ def misfit(rules: Iterable[Part | None], sources: int, labels: bool) -> str | No
     sampler = next((rule for rule in given if rule.samples), None)
     for rule in given:
         if rule.needs_positives and not labels:
-            return f"{rule.label} is held against labelled positives; leave it out, or mine with labels"
+            return f"{rule.label} is held against labelled positives; {rule.alternative}, or mine with labels"
         if None in rule.judges and sources > 1:
             return (
                 f"{rule.label}: scores of {sources} sources are on scales of their own; "

@@ -98,6 +98,13 @@ def test_a_querys_own_id_goes_without_leaving_a_gap(source):
     assert account.kept == 2
 
 
+def test_a_judgement_of_the_query_itself_is_told(source):
+    one = source("a", {"d0": ["d5"]})
+    _, account = mine(toy({**QRELS_OF, "d0": {"d0": 1, "d3": 1}}), "train", [one])
+    assert (account.barred, account.added, account.kept) == (1, 3, 4)
+    assert "| judgements not looked at: the query itself, or what it was made of " in account.table()
+
+
 def test_a_depth_beyond_the_corpus_takes_all_there_is():
     candidates, account = mine(toy(), "train", [Random()], depth=1000)
     assert [len(rows(candidates, query)) for query in QUERIES] == [8, 8, 7]
@@ -145,6 +152,17 @@ def test_duplicates_of_positives_are_dropped(source):
     # d2 says the same, but somebody judged it: labelled documents stay.
     assert [row[0] for row in rows(candidates, "q1")] == ["d1", "d5", "d2"]
     assert [row[0] for row in rows(candidates, "q2")] == ["d7", "d4"]
+    assert account.dropped == {"filter duplicates": 1}
+
+
+def test_a_filter_of_duplicates_of_positives_does_not_stand_idle_without_labels(source):
+    one = source("a", {"q1": ["d4", "d5"]})
+    with pytest.raises(InputError, match=r"duplicates is held against labelled positives; say among: true .*, or mine"):
+        mine(toy(), "train", [one], filters=[DuplicatesOfPositives()], labels=False)
+    texts = {"d4": "the storm", "d5": "The storm!"}
+    rule = DuplicatesOfPositives(among=True)
+    candidates, account = mine(toy(texts=texts), "train", [one], filters=[rule], labels=False)
+    assert [row[0] for row in rows(candidates, "q1")] == ["d4"]
     assert account.dropped == {"filter duplicates": 1}
 
 
@@ -266,6 +284,7 @@ def test_an_account_is_told_as_a_table_and_as_json():
         "dropped": {"filter duplicates": 3},
         "kept": 1199,
         "refilled": 1,
+        "barred_judgements": 0,
         "unjudged": {"simans:3": 7},
         "short_of_negatives": {"a": 2},
         "queries_without_negatives": ["a", "b", "c", "d"],
