@@ -94,7 +94,7 @@ def mine(
     searchers = {label: searcher for label, (_, searcher) in opened.items()}
     rules = [cast(Rule, rule) for rule in (*filters, *([sampler] if sampler else []))]
     signals = Signals(collection, queries, searchers, store, seed)
-    signals.check([*rules, *([cast(Rule, weigh)] if weigh else [])], labels)
+    signals.check([*rules, *([cast(Rule, weigh)] if weigh else [])], sources, labels)
     for searcher in searchers.values():
         if hasattr(searcher, "query_vectors"):
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched

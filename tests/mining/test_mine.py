@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from retrodistill.candidates import QRELS
 from retrodistill.collections import Collection, Texts
@@ -16,7 +17,10 @@ from retrodistill.mining.filters import DuplicatesOfPositives
 from retrodistill.mining.samplers import Top, Uniform
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
+from retrodistill.retrieval.labels import Labelled, OtherPositives
 from retrodistill.retrieval.others import Random, RunFile
+from retrodistill.retrieval.rerank import Rerank
+from retrodistill.sections import Mine
 
 DOCUMENTS = [f"d{number}" for number in range(8)]
 QUERIES = ["q1", "q2", "d0"]  # d0 is a document too
@@ -140,6 +144,32 @@ def test_positives_are_left_out_where_a_teacher_is_to_be_judged(source):
     assert QRELS not in candidates.table.column("source").to_pylist()
     assert candidates.queries == ["q1", "q2"]
     assert account.kept == 3
+
+
+# Labels as sources
+
+
+def test_labelled_negatives_and_other_queries_positives_are_sources(source):
+    one = source("a", {"q1": ["d4", "d2"], "q2": ["d6"], "d0": ["d5"]})
+    candidates, account = mine(toy(), "train", [one, Labelled(), OtherPositives(seed=1)], depth=2)
+    assert rows(candidates, "q1")[:3] == [("d1", QRELS, 0, 2), ("d2", "a+labelled", 1, 0), ("d4", "a", 1, None)]
+    others = {query: {row[0] for row in rows(candidates, query) if row[1] == "other_positives"} for query in QUERIES}
+    assert others == {"q1": {"d7", "d3"}, "q2": {"d1", "d3"}, "d0": {"d1", "d7"}}
+    assert account.found["labelled"] == 1 and account.found["other_positives"] == 6
+
+
+def test_sources_that_look_at_labels_are_refused_without_them(source):
+    for part in (Labelled(), Rerank(sources=(BM25(), OtherPositives()), teacher="bm25")):
+        with pytest.raises(InputError, match="looks at labels; leave it out, or mine with labels"):
+            mine(toy(), "train", [part], labels=False)
+        with pytest.raises(ValidationError, match="looks at labels; leave it out, or mine with labels"):
+            Mine(sources=("bm25", part), labels=False)
+
+
+def test_what_finds_nothing_for_measured_queries_is_no_only_source():
+    with pytest.raises(ValidationError, match="labelled finds nothing for queries that are measured"):
+        Mine(sources=("labelled",))
+    assert Mine(sources=("bm25", "labelled", "other_positives")).searching == (BM25(),)
 
 
 # Filters
