@@ -34,11 +34,11 @@ def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
     from retrodistill.teachers import judging
 
     layout, collection = part("format", form), open_collection(data)
-    candidates, scores, repeated = imported(layout, file, collection)
+    candidates, scores, told = imported(layout, file, collection)
     candidates.write(out)
     click.echo(f"{out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
-    if repeated:
-        click.echo(f"{repeated:,} documents stood in a query's list again; their first score and highest label count")
+    for what, count in told.items():
+        click.echo(f"{count:,} {what}")
     if not np.isnan(scores).all():
         teacher = part("teacher", {"kind": "imported", "path": str(file), "format": layout.kind})
         (judged,) = judging.judge(candidates, collection, [teacher], ScoreStore(store))

@@ -50,7 +50,7 @@ class ColBERT(Format):
         """
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 rest = [doc for doc in documents if not doc.label]
                 for positive in (doc for doc in documents if doc.label):
                     row: list[Any] = [_as_id(doc.document) for doc in (positive, *rest)]
@@ -88,7 +88,7 @@ class MarginMSE(Format):
         """
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 scored = [doc for doc in documents if doc.score is not None]
                 for positive in (doc for doc in scored if doc.label):
                     for negative in (doc for doc in scored if not doc.label):
@@ -149,7 +149,7 @@ class PyLate(Format):
         """Documents that have a score, the best first as far as they are labelled or scored."""
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 kept = [(doc.document, doc.score) for doc in documents if doc.score is not None]
                 if kept:
                     ids, scores = zip(*kept, strict=True)
@@ -179,7 +179,7 @@ class Trec(Format):
         """
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 scored = sorted(
                     ((doc.score, doc.document) for doc in documents if doc.score is not None), key=lambda row: -row[0]
                 )

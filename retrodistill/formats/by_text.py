@@ -43,7 +43,7 @@ class FlagEmbedding(TextFormat):
         """A line a query that has a positive; scores where every document of it has one."""
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 sides = {"pos": [d for d in documents if d.label], "neg": [d for d in documents if not d.label]}
                 if not sides["pos"]:
                     continue
@@ -63,7 +63,7 @@ class Tevatron(TextFormat):
     kind: Literal["tevatron"] = "tevatron"
 
     def read(self, path: Path) -> Iterator[JudgedList]:
-        """Texts, titles before them; its ids are its own, and not looked at."""
+        """Texts, titles before them, and the ids; where they are not the collection's, texts alone count."""
         for where, row in objects(path):
             documents = []
             for name, label in (("positive_passages", 1), ("negative_passages", 0)):
@@ -73,28 +73,31 @@ class Tevatron(TextFormat):
                             f"{where}: {name!r} holds {type(passage).__name__}, expected objects with text"
                         )
                     text = f"{passage.get('title') or ''} {field(passage, 'text', str, where)}".strip()
-                    documents.append(Listed(text, None, label))
-            yield JudgedList(field(row, "query", str, where), tuple(documents))
+                    documents.append(Listed(text, None, label, _id_in(passage, "docid")))
+            yield JudgedList(field(row, "query", str, where), tuple(documents), _id_in(row, "query_id"))
 
     def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """A line a query that has a positive; ids count through the file. Scores have no place in it."""
+        """A line a query that has a positive. Scores have no place in it."""
 
         def found() -> Iterator[str]:
-            ids: dict[str, str] = {}
-            for place, (query, documents) in enumerate(lists):
+            for query, documents, name in lists:
                 if not any(doc.label for doc in documents):
                     continue
                 sides = {
-                    name: [
-                        {"docid": ids.setdefault(doc.document, str(len(ids))), "title": "", "text": doc.document}
+                    side: [
+                        {"docid": doc.name, "title": "", "text": doc.document}
                         for doc in documents
                         if bool(doc.label) is wanted
                     ]
-                    for name, wanted in (("positive_passages", True), ("negative_passages", False))
+                    for side, wanted in (("positive_passages", True), ("negative_passages", False))
                 }
-                yield dumped({"query_id": str(place), "query": query, **sides})
+                yield dumped({"query_id": name, "query": query, **sides})
 
         return write_lines(path, found())
+
+
+def _id_in(row: dict[str, Any], name: str) -> str | None:
+    return None if row.get(name) is None else str(row[name])
 
 
 class Triplets(TextFormat):
@@ -112,7 +115,7 @@ class Triplets(TextFormat):
         """Every positive with every negative of its query."""
 
         def found() -> Iterator[str]:
-            for query, documents in lists:
+            for query, documents, _ in lists:
                 for positive in (doc for doc in documents if doc.label):
                     for negative in (doc for doc in documents if not doc.label):
                         yield dumped({"anchor": query, "positive": positive.document, "negative": negative.document})
@@ -140,7 +143,7 @@ class NTuples(TextFormat):
             raise InputError("a query has no negative, and n-tuples need one of each; filter it out, or export another")
 
         def found() -> Iterator[str]:
-            for query, documents in kept:
+            for query, documents, _ in kept:
                 negatives = [doc.document for doc in documents if not doc.label][:width]
                 named = {f"negative_{number}": text for number, text in enumerate(negatives, start=1)}
                 for positive in (doc for doc in documents if doc.label):

@@ -19,18 +19,24 @@ class Listed(NamedTuple):
         document: its id, or its text in formats that have no ids.
         score: a teacher's, None where there is none.
         label: 1 for a positive, 0 for a negative, None where the format does not say.
+        name: its id, in formats that have both text and id.
     """
 
     document: str
     score: float | None = None
     label: int | None = None
+    name: str | None = None
 
 
 class JudgedList(NamedTuple):
-    """A query, by id or by text as the format has it, and what stands against it, in the order of the file."""
+    """A query, by id or by text as the format has it, and what stands against it, in the order of the file.
+
+    `name` is the query's id, in formats that have both text and id.
+    """
 
     query: str
     documents: tuple[Listed, ...]
+    name: str | None = None
 
 
 class Format(Part):

@@ -31,7 +31,7 @@ def read(kind, path):
 def joined(lists):
     """By query, each document's score and label."""
     found: dict[str, dict[str, tuple]] = {}
-    for query, documents in lists:
+    for query, documents, _ in lists:
         found.setdefault(query, {}).update({doc.document: (doc.score, doc.label) for doc in documents})
     return found
 
@@ -45,7 +45,7 @@ def without(lists, *, scores=False, labels=False):
                 for d in documents
             ),
         )
-        for query, documents in lists
+        for query, documents, _ in lists
     ]
 
 
@@ -114,11 +114,11 @@ def test_hard_negatives_of_several_systems_are_joined(tmp_path):
 
 
 def test_tevatron_joins_title_and_text(tmp_path):
-    passage = {"docid": "9", "title": "Storms", "text": "Wind."}
+    passage = {"docid": 9, "title": "Storms", "text": "Wind."}
     row = {"query_id": "1", "query": "wind", "positive_passages": [passage], "negative_passages": [{"text": "Rain."}]}
     (tmp_path / "a").write_text(json.dumps(row) + "\n")
     assert read("tevatron", tmp_path / "a") == [
-        JudgedList("wind", (Listed("Storms Wind.", None, 1), Listed("Rain.", None, 0)))
+        JudgedList("wind", (Listed("Storms Wind.", None, 1, "9"), Listed("Rain.", None, 0)), "1")
     ]
     opened("tevatron").write([*LISTS, JudgedList("3", (Listed("a", None, 0),))], tmp_path / "b")
     assert joined(read("tevatron", tmp_path / "b")) == joined(without(LISTS, scores=True))
@@ -198,7 +198,7 @@ def test_nothing_but_input_errors(kind, tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(content)
     try:
-        for query, documents in opened(kind).read(path):
+        for query, documents, _ in opened(kind).read(path):
             assert isinstance(query, str) and all(isinstance(doc.document, str) for doc in documents)
     except InputError as error:
         assert str(path) in str(error)
