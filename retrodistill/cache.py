@@ -8,9 +8,9 @@ from pathlib import Path
 
 from retrodistill.errors import InputError
 
-# What is made again of files at hand, in the time that a join or a search takes, and grows with every change of a store
-# or a recipe. Never `calls`: a server was paid for those, and of its answers queries are made again.
-PASSING = ("candidates", "combined", "queries")
+# What is made again of files at hand, as fast as a join, a search or a tokenizer is, and grows with every change of a
+# store or a recipe. Never `calls`: a server was paid for those, and of its answers queries are made again.
+PASSING = ("candidates", "combined", "queries", "tokens")
 
 
 def cache_folder(*parts: str) -> Path:

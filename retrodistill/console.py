@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -24,14 +25,30 @@ def say(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
-def _hidden() -> bool | None:
-    # None asks tqdm to hide itself where stderr is no terminal.
-    return True if os.environ.get("RETRODISTILL_QUIET") or not speaks() else None
+class _Lines(tqdm):
+    """A line a minute in place of a bar, for a log: work that is done before that leaves none."""
+
+    monitor_interval = 0  # no thread that looks after it
+
+    def __init__(self, **options: Any) -> None:
+        apart = io.StringIO()  # else each line that is said would draw it again
+        super().__init__(**options, file=apart, delay=SECONDS, mininterval=SECONDS, miniters=1, ncols=0)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Say the line that would have been shown; an empty one, by which a bar goes, is none."""
+        if msg is None:
+            print(self, file=sys.stderr, flush=True)
+
+
+# Between the lines of a log.
+SECONDS = 60.0
 
 
 def bar(total: int | None, what: str, unit: str) -> tqdm:
-    """A bar with rate and remaining time, to be closed by the caller. Hidden where stderr is no terminal."""
-    return tqdm(total=total, desc=what, unit=f" {unit}", disable=_hidden(), smoothing=0.1, leave=False)
+    """A bar with rate and remaining time, to be closed by the caller; lines where stderr is no terminal."""
+    kind = tqdm if sys.stderr.isatty() else _Lines
+    hidden = bool(os.environ.get("RETRODISTILL_QUIET")) or not speaks()
+    return kind(total=total, desc=what, unit=f" {unit}", disable=hidden, smoothing=0.1, leave=False)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Part(BaseModel):
     `{kind: dense, model: MODEL}`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     argument: ClassVar[str | None] = None
     kind: str
 

@@ -1,5 +1,6 @@
 import io
 import sys
+import time
 
 import pytest
 
@@ -29,7 +30,20 @@ def test_lines_go_to_stderr_and_stdout_stays_clean(capsys):
     assert capsys.readouterr() == ("", "a line\n")
 
 
-def test_bars_hide_where_nobody_looks(capsys):
+def test_a_log_gets_a_line_now_and_then_and_no_bar(capsys, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS", 0.01)
+    with progress(4, "encode", "texts") as shown:
+        for _ in range(2):
+            time.sleep(0.02)
+            shown.update()
+            say("a line")
+        shown.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("[")[0] for line in lines] == ["encode:  25% 1/4 ", "a line", "encode:  50% 2/4 ", "a line"]
+    assert "texts/s" in lines[2]
+
+
+def test_what_is_done_at_once_leaves_no_line_in_a_log(capsys):
     assert list(track(iter("abc"), 3, "look", "letters")) == ["a", "b", "c"]
     with progress(3, "look", "letters") as shown:
         shown.update(3)

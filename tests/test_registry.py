@@ -182,3 +182,21 @@ def test_a_plug_in_that_cannot_be_run_is_told(source, message, tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=message):
         part_class("loss", "mistaken_plugin:Loss")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0])
+@pytest.mark.parametrize(
+    ("family", "kind", "part"), [row for row in ROWS if row[0] in ("loss", "student", "combination")]
+)
+def test_a_temperature_is_a_finite_number_above_0(family, kind, part, value):
+    names = [name for name in part.model_fields if name.endswith("temperature")]
+    needed = {"model": "m"} if "model" in part.model_fields else {}
+    for name in names:
+        with pytest.raises(ValidationError, match=rf"(?s){name}.*(greater than 0|finite number)"):
+            build(family, {"kind": kind, **needed, name: value})
+
+
+def test_no_option_of_a_part_is_infinite():
+    for spec in ({"kind": "infonce", "false_negative_margin": float("nan")}, {"kind": "mse", "scale": float("inf")}):
+        with pytest.raises(ValidationError, match="finite number"):
+            build("loss", spec)

@@ -73,13 +73,14 @@ def verify(store: Path) -> None:
 @click.option(
     "--caches",
     is_flag=True,
-    help="Also drop cached candidates, queries and combined scores, of all stores; they are made again when needed.",
+    help="Also drop cached candidates, queries, tokens and combined scores, of all stores, to be made again if needed.",
 )
 def compact(store: Path, caches: bool) -> None:
     """Make few parts of many. Others may read and write meanwhile; killed, nothing is lost.
 
-    With --caches, what was combined of scores, queries made of documents, and candidates as they are mapped or were
-    found to be measured, go from the cache folder too. Judgements and a server's answers never do.
+    With --caches, what was combined of scores, queries made of documents, tokens that students read, and candidates as
+    they are mapped or were found to be measured, go from the cache folder too. Judgements and a
+    server's answers never do.
     """
     from retrodistill.cache import drop_passing
     from retrodistill.scores.compact import compact as compacted

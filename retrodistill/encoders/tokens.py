@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,19 @@ def prompt_of(model: Any, role: str) -> str | None:
 
 def reading(model: Any) -> dict[str, Any]:
     """Everything that decides the tokens of a text: tokenizer, lengths, expansion of queries and prompts."""
-    tokenizer = model.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     return {
-        "tokenizer": digest_of(backend.to_str()),
+        "tokenizer": rules_of(model.tokenizer),
         "max_length": str(model.max_seq_length),
         "prompts": {role: prompt_of(model, role) for role in ("query", "document")},
         **{name: getattr(model[0], name, None) for name in ("query_length", "document_length", "query_expansion")},
     }
+
+
+def rules_of(tokenizer: Any) -> str:
+    """A digest of how a tokenizer reads; not of the lengths that it last cut and padded to, which each call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    rules = {key: value for key, value in json.loads(backend.to_str()).items() if key not in ("truncation", "padding")}
+    return digest_of([rules, getattr(tokenizer, "truncation_side", None)])
 
 
 def tokenize(model: Any, texts: Sequence[str], role: str, prompt: str | None = None) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from retrodistill.errors import InputError
 from retrodistill.losses.schedules import Weight, weight_at
 from retrodistill.registry import Part
 
@@ -125,10 +126,34 @@ class Loss(Part):
             finite in value and in gradient. The mask is a matter of labels, teacher and masks, never of the student.
         """
 
+    def by_query(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
+        """What `terms` gives, which must be what it says: another shape would be stretched to it in silence.
+
+        Raises:
+            InputError: it is something else.
+        """
+        found, queries = self.terms(batch), len(batch.own)
+        said = [_said(part) for part in (found if isinstance(found, tuple) else (found,))]
+        if said != [f"floating ({queries},)", f"bool ({queries},)"]:
+            raise InputError(
+                f"loss {self.kind} ({type(self).__module__}:{type(self).__qualname__}): terms gave {' and '.join(said)} "
+                f"for {queries} queries, expected floating ({queries},) and bool ({queries},): the loss of each query "
+                "and whether it has one; the mean over queries is taken for it"
+            )
+        return found
+
     def __call__(self, batch: ScoreBatch) -> Tensor:
         """The mean over the queries that have a loss; 0, with a zero gradient, where none has one."""
-        values, counted = self.terms(batch)
+        values, counted = self.by_query(batch)
         return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def _said(part: object) -> str:
+    """A tensor's kind and shape; anything else by its class."""
+    if not isinstance(part, Tensor):
+        return type(part).__name__
+    kind = "floating" if part.is_floating_point() else str(part.dtype).removeprefix("torch.")
+    return f"{kind} ({', '.join(map(str, part.shape))}{',' * (part.dim() == 1)})"
 
 
 def masked_log_softmax(scores: Tensor, mask: Tensor) -> Tensor:

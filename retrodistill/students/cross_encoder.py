@@ -13,8 +13,8 @@ from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
 from retrodistill.encoders.pairs import PairTemplate
+from retrodistill.encoders.tokens import rules_of
 from retrodistill.errors import InputError
-from retrodistill.files import digest_of
 from retrodistill.students import assembly, cutting
 from retrodistill.students.backbone import check_shape, quicken, set_dropout
 from retrodistill.students.embedded import Embedded
@@ -87,7 +87,7 @@ class CrossEncoderStudent(Student):
 
     def reading(self, model: Any) -> dict[str, Any]:
         """Tokenizer and prompt; a pair is cut when it is put together."""
-        return {"tokenizer": digest_of(model.tokenizer.backend_tokenizer.to_str()), "before_queries": _prompt(model)}
+        return {"tokenizer": rules_of(model.tokenizer), "before_queries": _prompt(model)}
 
     def tokenize(self, model: Any, texts: Sequence[str], role: str) -> list[np.ndarray]:
         """The tokens of each text by itself, whole and without special ones."""

@@ -39,7 +39,7 @@ class Sparsity(BaseModel):
     do it: a student that is pushed at once loses its terms before it has learnt which to keep.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     query: float = Field(0.0, ge=0)
     document: float = Field(0.0, ge=0)

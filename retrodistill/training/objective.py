@@ -186,7 +186,7 @@ class Objective:
     def _counts(self, batch: Batch) -> dict[str, int]:
         """How many queries each loss has anything to learn from; no student is needed to know it."""
         empty = score_batch(batch, torch.zeros(batch.own.shape))
-        return {name: int(loss.terms(empty)[1].sum()) for name, loss in self.losses.items()}
+        return {name: int(loss.by_query(empty)[1].sum()) for name, loss in self.losses.items()}
 
     def _losses(
         self, batch: Batch, embedded: Mapping[str, Embedded], counts: dict[str, int], progress: float
@@ -239,7 +239,7 @@ def _join(into: Observed, observed: Observed) -> None:
 
 def _sum(loss: Loss, scores: ScoreBatch) -> Tensor:
     """Over the queries that have a loss."""
-    values, counted = loss.terms(scores)
+    values, counted = loss.by_query(scores)
     return torch.where(counted, values, 0.0).sum()
 
 

@@ -14,7 +14,7 @@ from retrodistill.training.lists import Batches, Pick
 class TrainOptions(BaseModel):
     """Options of the training loop."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(1, ge=1, description="how often every query is seen")
     max_steps: int | None = Field(None, ge=1, description="at most so many steps; fewer where the epochs end before")

@@ -245,7 +245,7 @@ def _means(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class _Table(TrainerCallback):
-    """A bar with rate and remaining time, and a row of numbers each tenth of the way; nothing where nobody looks."""
+    """A bar with rate and remaining time, and a row of numbers each tenth of the way."""
 
     def __init__(self, steps: int) -> None:
         self.every = max(1, steps // 10)

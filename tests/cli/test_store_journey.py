@@ -79,7 +79,7 @@ def test_caches_are_told_and_dropped_and_nothing_that_was_paid_for(mined, tmp_pa
     cache, store = tmp_path / "cache", ["--store", tmp_path / "scores"]
     monkeypatch.setenv("RETRODISTILL_CACHE", str(cache))
     gone = [cache / "combined" / "a.npy", cache / "candidates" / "b.parquet", cache / "candidates" / "c" / "rows.arrow"]
-    gone.append(cache / "queries" / "d.json")
+    gone += [cache / "queries" / "d.json", cache / "tokens" / "e-f" / "tokens.npy"]
     stays = [
         cache / "combined" / ".d.npy.host-1-00000000.tmp",  # somebody is writing it
         cache / "calls" / "e" / "answers.jsonl",
@@ -91,7 +91,7 @@ def test_caches_are_told_and_dropped_and_nothing_that_was_paid_for(mined, tmp_pa
     judged = {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()}
     told = done("store", "info", *store).output
     assert "candidates: 2 entries, 5.0 MB" in told and "combined: 1 entries, 1.0 MB" in told
-    assert "queries: 1 entries, 4.0 MB" in told
+    assert "queries: 1 entries, 4.0 MB" in told and "tokens: 1 entries, 5.0 MB" in told
     assert "cache" not in done("store", "compact", *store).output and all(path.exists() for path in gone)
     told = done("store", "compact", "--caches", *store).output
     assert "candidates: 2 entries dropped, 5.0 MB" in told and "combined: 1 entries dropped, 1.0 MB" in told
