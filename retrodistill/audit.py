@@ -61,7 +61,7 @@ def audit(recipe: Recipe, limit: int = 200) -> Audit:
         raise InputError("there is no teacher to audit; name one in score.teachers")
     split = recipe.data.measured_on or recipe.data.train
     collection = _only(walk.collection, split, limit)
-    sources, teachers = stage.mine.sources, stage.score.teachers
+    sources, teachers = stage.mine.searching, stage.score.teachers
     candidates, _ = mine(collection, _SPLIT, sources, depth=stage.mine.depth, positives=False)
     for judged in judging.judge(candidates, collection, teachers, walk.store):
         console.say(str(judged))

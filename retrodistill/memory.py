@@ -92,11 +92,16 @@ class Budget:
 
     def __init__(self, total: int) -> None:
         self.total = total
+        self.promised = 0
 
     @property
     def left(self) -> int:
-        """Bytes that may still be taken."""
-        return self.total - resident()
+        """Bytes that may still be taken, beside what is promised to those who take it later."""
+        return self.total - self.promised - resident()
+
+    def promise(self, needed: int) -> None:
+        """Keep bytes for what has been claimed, and is taken later."""
+        self.promised += needed
 
     def claim(self, needed: int, what: str) -> None:
         """Refuse what will not fit, before it is tried.
@@ -105,9 +110,10 @@ class Budget:
             InputError: it needs more than is left.
         """
         if needed > self.left:
+            taken = resident() + self.promised
             raise InputError(
                 f"memory: {shown(self.total)} is not enough: {what} takes about {shown(needed)} beside the "
-                f"{shown(resident())} taken already; grant {shown(int((needed + resident()) * 1.1))}"
+                f"{shown(taken)} taken already; grant {shown(int((needed + taken) * 1.1))}"
             )
 
 

@@ -117,6 +117,17 @@ def _checked(folder: Path, name: str) -> Path:
     return folder
 
 
+def weights_bytes(name: str) -> int:
+    """Bytes of a model's weights on disk, about what they take in memory.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if name.endswith(".gguf"):
+        return Path(name).stat().st_size if Path(name).is_file() else 0
+    return sum(path.stat().st_size for path in locate(name).rglob("*.safetensors"))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's or an artefact's folder.
 

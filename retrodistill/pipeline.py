@@ -320,7 +320,7 @@ class Walk:
     def _affords(self, stage: Stage) -> bool:
         score, mining, test = stage.score, stage.mine, self.recipe.data.test
         limit = self.recipe.evaluate.allowed(score)
-        if why := steps.beyond(limit, score, self.collection, test, mining.sources, mining.depth, self.store):
+        if why := steps.beyond(limit, score, self.collection, test, mining.searching, mining.depth, self.store):
             say("evaluate", f"the teacher is left out: {why}")
         return not why
 
@@ -331,7 +331,7 @@ class Walk:
         learnt_from = Candidates.read(train) if isinstance(score.combine, Learnt) else None
         identity = [
             judging.identities(self.collection, score.teachers),
-            judging.identities(self.collection, mining.sources),
+            judging.identities(self.collection, mining.searching),
             score.combine and cast(Any, score.combine).unfiltered().model_dump(exclude={"weigh"}),
             mining.depth,
             *([learnt_from.digest] if learnt_from else []),
@@ -341,7 +341,7 @@ class Walk:
             steps.evaluate_teacher,
             self.collection,
             self.recipe.data.test,
-            sources=mining.sources,
+            sources=mining.searching,
             depth=mining.depth,
             teachers=score.teachers,
             store=self.store,
@@ -355,7 +355,7 @@ class Walk:
         if cast(Any, train.student).emits != "pairs":
             return self._encoding(model)
         teacher = {"kind": "cross_encoder", "model": model}
-        return Rerank(sources=stage.mine.sources, teacher=teacher, depth=stage.mine.depth)
+        return Rerank(sources=stage.mine.searching, teacher=teacher, depth=stage.mine.depth)
 
     def _encoding(self, model: str) -> Part:
         """A model as a retriever that encodes in the asked precision."""

@@ -70,11 +70,21 @@ class Mine(Section):
     memory: Size | None = Field(None, gt=0, description="that mining may take, such as 2GB; unbounded where left out")
     labels: bool = Field(True, description="false: nothing that is learnt looks at a label of the train split")
 
+    @property
+    def searching(self) -> tuple[Part, ...]:
+        """The sources that can be asked about queries that are measured: those that look at no label."""
+        return tuple(source for source in self.sources if not source.reads_labels)
+
     @model_validator(mode="after")
     def _rules_can_work(self) -> Mine:
-        unfit = misfit((self.sampler, *self.filters, self.weigh), len(self.sources), self.labels)
+        unfit = misfit((self.sampler, *self.filters, self.weigh), self.sources, self.labels)
         if unfit is not None:
             raise ValueError(unfit)
+        if not self.searching:
+            raise ValueError(
+                f"{self.sources[0].label} finds nothing for queries that are measured, whose labels nobody may look "
+                "at; name a source that searches beside it, such as bm25"
+            )
         if self.refill and self.sampler is None:
             raise ValueError("refill makes up for what a sampler lacks, and there is no sampler; name one")
         return self

@@ -18,8 +18,8 @@ from retrodistill.cli import options
 def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
     """Read judged lists of another tool: candidates, and its scores into the score store.
 
-    FORMAT is one of `retrodistill ls format`. Recipes and `train` name the scores as
-    {kind: imported, path: FILE, format: FORMAT}.
+    FORMAT is one of `retrodistill ls format`, with options as {kind: triplets, query: question}. Recipes and `train`
+    name the scores as {kind: imported, path: FILE, format: FORMAT}.
 
     \b
     Example:
@@ -34,13 +34,15 @@ def import_(form: str, file: Path, data: str, store: Path, out: Path) -> None:
     from retrodistill.teachers import judging
 
     layout, collection = part("format", form), open_collection(data)
-    candidates, scores, repeated = imported(layout, file, collection)
+    candidates, scores, told = imported(layout, file, collection)
     candidates.write(out)
-    click.echo(f"{out}: {len(candidates):,} candidates of {len(candidates.queries):,} queries")
-    if repeated:
-        click.echo(f"{repeated:,} documents stood in a query's list again; their first score and highest label count")
+    positives = int((candidates.labels > 0).sum())
+    counted = f"{len(candidates):,} candidates of {len(candidates.queries):,} queries"
+    click.echo(f"{out}: {counted}, {positives:,} labelled positive")
+    for what, count in told.items():
+        click.echo(f"{count:,} {what}")
     if not np.isnan(scores).all():
-        teacher = part("teacher", {"kind": "imported", "path": str(file), "format": layout.kind})
+        teacher = part("teacher", {"kind": "imported", "path": str(file), "format": layout.model_dump()})
         (judged,) = judging.judge(candidates, collection, [teacher], ScoreStore(store))
         click.echo(f"{int((~np.isnan(scores)).sum()):,} scores (store {store}, fingerprint {judged.fingerprint})")
 
@@ -74,4 +76,6 @@ def export(
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
     written = layout.write(lists_of(layout, found, scores, collection), out)
-    click.echo(f"{out}: {written:,} lines")
+    click.echo(f"{out}: {written.lines:,} lines of {len(found):,} candidates of {len(found.queries):,} queries")
+    for what, count in written.left.items():
+        click.echo(f"not in it: {count:,} {what}")

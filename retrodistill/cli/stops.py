@@ -20,8 +20,8 @@ from retrodistill.files import write_json
     "sources",
     multiple=True,
     required=True,
-    help="bm25, lucene, dense:MODEL, splade:MODEL, colbert:MODEL, vectors:FOLDER, index:FOLDER, run:FILE, random "
-    "or {kind: ...}.",
+    help="bm25, lucene, dense:MODEL, splade:MODEL, colbert:MODEL, vectors:FOLDER, index:FOLDER, run:FILE, random, "
+    "labelled, other_positives or {kind: ...}.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), default=100, show_default=True, help="Documents a source gives a query."

@@ -8,15 +8,23 @@ from typing import Any, Literal
 
 from retrodistill.errors import InputError
 from retrodistill.formats.format import (
+    LABELS,
+    NO_POSITIVE,
     Format,
     JudgedList,
+    Left,
     Listed,
+    Written,
+    best_first,
     dumped,
     field,
     lines,
     number,
     objects,
     parse,
+    scores_of,
+    sides,
+    split_by_score,
     write_lines,
 )
 
@@ -43,19 +51,24 @@ class ColBERT(Format):
             return Listed(str(item[0]), number(item[1], where), label)
         return Listed(str(item), None, label)
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
         """A line for each positive, its negatives behind it; ids that are whole numbers are written as such.
 
         Behind a positive with a score stand those that have one, behind one without all of them, as bare pids.
         """
 
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                rest = [doc for doc in documents if not doc.label]
-                for positive in (doc for doc in documents if doc.label):
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                positives, rest = sides(documents)
+                yield Left(0 if positives else len(rest), NO_POSITIVE)
+                if positives and all(doc.score is not None for doc in positives):
+                    yield split_by_score(rest)[1]
+                elif all(doc.score is None for doc in positives):
+                    yield scores_of(rest if positives else ())
+                for positive in positives:
                     row: list[Any] = [_as_id(doc.document) for doc in (positive, *rest)]
                     if positive.score is not None:
-                        scored = [doc for doc in (positive, *rest) if doc.score is not None]
+                        scored, _ = split_by_score((positive, *rest))
                         row = [[_as_id(doc.document), doc.score] for doc in scored]
                     yield dumped([_as_id(query), *row])
 
@@ -80,18 +93,18 @@ class MarginMSE(Format):
                 query, (Listed(positive, number(first, where), 1), Listed(negative, number(second, where), 0))
             )
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """Every positive with every negative of its query.
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """Every positive with every negative of its query, as far as they have scores."""
 
-        Raises:
-            InputError: one has no score.
-        """
-
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                scored = [doc for doc in documents if doc.score is not None]
-                for positive in (doc for doc in scored if doc.label):
-                    for negative in (doc for doc in scored if not doc.label):
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                scored, bare = split_by_score(documents)
+                yield bare
+                positives, negatives = sides(scored)
+                if not (positives and negatives):
+                    yield Left(len(scored), "documents of queries without a scored positive and a scored negative")
+                for positive in positives:
+                    for negative in negatives:
                         pair = f"{positive.score!r}\t{negative.score!r}"
                         yield f"{pair}\t{query}\t{positive.document}\t{negative.document}"
 
@@ -145,13 +158,16 @@ class PyLate(Format):
             documents = tuple(Listed(str(doc), number(score, where)) for doc, score in zip(ids, scores, strict=True))
             yield JudgedList(str(field(row, "query_id", object, where)), documents)
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """Documents that have a score, the best first as far as they are labelled or scored."""
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """Documents that have a score, the best first."""
 
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                kept = [(doc.document, doc.score) for doc in documents if doc.score is not None]
-                if kept:
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                scored, bare = split_by_score(documents)
+                yield bare
+                yield Left(sum(bool(doc.label) for doc in scored), LABELS)
+                if scored:
+                    kept = [(doc.document, doc.score) for doc in best_first(scored)]
                     ids, scores = zip(*kept, strict=True)
                     yield dumped({"query_id": query, "document_ids": ids, "scores": scores})
 
@@ -171,24 +187,24 @@ class Trec(Format):
                 raise InputError(f"{where}: got {len(columns)} columns, expected qid Q0 docid rank score tag")
             yield JudgedList(columns[0], (Listed(columns[2], number(columns[4], where)),))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
         """By falling score, which a rank counts.
 
         Raises:
             InputError: an id has a space, which would be read as two columns.
         """
 
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                scored = sorted(
-                    ((doc.score, doc.document) for doc in documents if doc.score is not None), key=lambda row: -row[0]
-                )
-                for rank, (score, doc) in enumerate(scored, start=1):
-                    if len(f"{query} {doc}".split()) != 2:
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                scored, bare = split_by_score(documents)
+                yield bare
+                yield Left(sum(bool(doc.label) for doc in scored), LABELS)
+                for rank, doc in enumerate(best_first(scored), start=1):
+                    if len(f"{query} {doc.document}".split()) != 2:
                         raise InputError(
-                            f"ids {query!r} and {doc!r}: a TREC run holds no spaces in ids; export another"
+                            f"ids {query!r} and {doc.document!r}: a TREC run holds no spaces in ids; export another"
                         )
-                    yield f"{query} Q0 {doc} {rank} {score!r} retrodistill"
+                    yield f"{query} Q0 {doc.document} {rank} {doc.score!r} retrodistill"
 
         return write_lines(path, found())
 

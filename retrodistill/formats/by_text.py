@@ -6,8 +6,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, model_validator
+
 from retrodistill.errors import InputError
-from retrodistill.formats.format import Format, JudgedList, Listed, dumped, field, number, objects, write_lines
+from retrodistill.formats.format import (
+    NO_POSITIVE,
+    Format,
+    JudgedList,
+    Left,
+    Listed,
+    Written,
+    dumped,
+    field,
+    number,
+    objects,
+    scores_of,
+    sides,
+    write_lines,
+)
 
 
 class TextFormat(Format):
@@ -39,19 +55,23 @@ class FlagEmbedding(TextFormat):
                 ]
             yield JudgedList(field(row, "query", str, where), tuple(documents))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
         """A line a query that has a positive; scores where every document of it has one."""
 
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                sides = {"pos": [d for d in documents if d.label], "neg": [d for d in documents if not d.label]}
-                if not sides["pos"]:
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                positives, negatives = sides(documents)
+                if not positives:
+                    yield Left(len(negatives), NO_POSITIVE)
                     continue
-                row: dict[str, Any] = {"query": query} | {
-                    name: [d.document for d in side] for name, side in sides.items()
-                }
+                named = {"pos": positives, "neg": negatives}
+                row: dict[str, Any] = {"query": query}
+                row |= {name: [doc.document for doc in side] for name, side in named.items()}
                 if all(doc.score is not None for doc in documents):
-                    row |= {f"{name}_scores": [d.score for d in side] for name, side in sides.items()}
+                    row |= {f"{name}_scores": [doc.score for doc in side] for name, side in named.items()}
+                else:
+                    scores = scores_of(documents)
+                    yield scores._replace(what="scores, as not every document of their query has one")
                 yield dumped(row)
 
         return write_lines(path, found())
@@ -63,7 +83,7 @@ class Tevatron(TextFormat):
     kind: Literal["tevatron"] = "tevatron"
 
     def read(self, path: Path) -> Iterator[JudgedList]:
-        """Texts, titles before them; its ids are its own, and not looked at."""
+        """Texts, titles before them, and the ids; where they are not the collection's, texts alone count."""
         for where, row in objects(path):
             documents = []
             for name, label in (("positive_passages", 1), ("negative_passages", 0)):
@@ -73,78 +93,131 @@ class Tevatron(TextFormat):
                             f"{where}: {name!r} holds {type(passage).__name__}, expected objects with text"
                         )
                     text = f"{passage.get('title') or ''} {field(passage, 'text', str, where)}".strip()
-                    documents.append(Listed(text, None, label))
-            yield JudgedList(field(row, "query", str, where), tuple(documents))
+                    documents.append(Listed(text, None, label, _id_in(passage, "docid")))
+            yield JudgedList(field(row, "query", str, where), tuple(documents), _id_in(row, "query_id"))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """A line a query that has a positive; ids count through the file. Scores have no place in it."""
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """A line a query that has a positive. Scores have no place in it."""
 
-        def found() -> Iterator[str]:
-            ids: dict[str, str] = {}
-            for place, (query, documents) in enumerate(lists):
-                if not any(doc.label for doc in documents):
+        def found() -> Iterator[str | Left]:
+            for query, documents, name in lists:
+                positives, negatives = sides(documents)
+                if not positives:
+                    yield Left(len(negatives), NO_POSITIVE)
                     continue
-                sides = {
-                    name: [
-                        {"docid": ids.setdefault(doc.document, str(len(ids))), "title": "", "text": doc.document}
-                        for doc in documents
-                        if bool(doc.label) is wanted
-                    ]
-                    for name, wanted in (("positive_passages", True), ("negative_passages", False))
+                yield scores_of(documents)
+                passages = {
+                    f"{side}_passages": [{"docid": doc.name, "title": "", "text": doc.document} for doc in some]
+                    for side, some in (("positive", positives), ("negative", negatives))
                 }
-                yield dumped({"query_id": str(place), "query": query, **sides})
+                yield dumped({"query_id": name, "query": query, **passages})
 
         return write_lines(path, found())
 
 
-class Triplets(TextFormat):
+def _id_in(row: dict[str, Any], name: str) -> str | None:
+    return None if row.get(name) is None else str(row[name])
+
+
+class _Rows(TextFormat):
+    """Rows of a query, a positive and negatives, in columns that data sets name as they like.
+
+    Attributes:
+        query: the column of queries.
+        positive: the column of positives.
+        negative: the column of negatives.
+    """
+
+    query: str = Field("anchor", min_length=1, description="column of queries")
+    positive: str = Field("positive", min_length=1, description="column of positives")
+    negative: str = Field("negative", min_length=1, description="column of negatives")
+
+    @model_validator(mode="after")
+    def _three_columns(self) -> _Rows:
+        if len({self.query, self.positive, self.negative}) < 3:
+            raise ValueError(
+                f"query: {self.query!r}, positive: {self.positive!r} and negative: {self.negative!r} must differ"
+            )
+        return self
+
+
+class Triplets(_Rows):
     """sentence-transformers' triplets: `{"anchor": ..., "positive": ..., "negative": ...}` a line."""
 
     kind: Literal["triplets"] = "triplets"
 
     def read(self, path: Path) -> Iterator[JudgedList]:
         """A positive and a negative a line."""
+        names = self.query, self.positive, self.negative
         for where, row in objects(path):
-            query, positive, negative = (field(row, name, str, where) for name in ("anchor", "positive", "negative"))
+            query, positive, negative = (field(row, name, str, where) for name in names)
             yield JudgedList(query, (Listed(positive, None, 1), Listed(negative, None, 0)))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
         """Every positive with every negative of its query."""
 
-        def found() -> Iterator[str]:
-            for query, documents in lists:
-                for positive in (doc for doc in documents if doc.label):
-                    for negative in (doc for doc in documents if not doc.label):
-                        yield dumped({"anchor": query, "positive": positive.document, "negative": negative.document})
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in lists:
+                positives, negatives = sides(documents)
+                if not (positives and negatives):
+                    yield Left(len(documents), "documents of queries without a positive and a negative")
+                    continue
+                yield scores_of(documents)
+                for positive in positives:
+                    for negative in negatives:
+                        names = {self.positive: positive.document, self.negative: negative.document}
+                        yield dumped({self.query: query, **names})
 
         return write_lines(path, found())
 
 
-class NTuples(TextFormat):
-    """sentence-transformers' n-tuples: `{"anchor", "positive", "negative_1", "negative_2", ...}` a line."""
+class NTuples(_Rows):
+    """sentence-transformers' n-tuples: `{"anchor", "positive", "negative_1", "negative_2", ...}` a line.
+
+    Attributes:
+        negatives: how many a line has when they are written; queries that have fewer are left out, and told. The fewest
+            that any query has where not said.
+    """
 
     kind: Literal["ntuples"] = "ntuples"
+    negatives: int | None = Field(None, ge=1, description="negatives a written line; the fewest that any query has")
 
     def read(self, path: Path) -> Iterator[JudgedList]:
-        """A positive and all negatives a line."""
+        """A positive and all negatives a line: the columns whose names begin as `negative` says."""
         for where, row in objects(path):
-            negatives = [field(row, name, str, where) for name in row if name.startswith("negative")]
-            documents = (Listed(field(row, "positive", str, where), None, 1), *(Listed(n, None, 0) for n in negatives))
-            yield JudgedList(field(row, "anchor", str, where), documents)
+            columns = [name for name in row if name.startswith(self.negative) and name != self.positive]
+            negatives = [Listed(field(row, name, str, where), None, 0) for name in columns]
+            positive = Listed(field(row, self.positive, str, where), None, 1)
+            yield JudgedList(field(row, self.query, str, where), (positive, *negatives))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """A line for each positive. A data set wants columns of one number: the fewest negatives that any query has."""
-        kept = [row for row in lists if any(doc.label for doc in row.documents)]
-        width = min((sum(not doc.label for doc in row.documents) for row in kept), default=0)
-        if kept and not width:
-            raise InputError("a query has no negative, and n-tuples need one of each; filter it out, or export another")
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """A line for each positive. A data set wants columns of one number.
 
-        def found() -> Iterator[str]:
-            for query, documents in kept:
-                negatives = [doc.document for doc in documents if not doc.label][:width]
-                named = {f"negative_{number}": text for number, text in enumerate(negatives, start=1)}
-                for positive in (doc for doc in documents if doc.label):
-                    yield dumped({"anchor": query, "positive": positive.document, **named})
+        Raises:
+            InputError: a query has no negative, and nobody said how many are wanted.
+        """
+        kept = list(lists)
+        counts = [len(negatives) for positives, negatives in (sides(row.documents) for row in kept) if positives]
+        width = self.negatives or min(counts, default=1)
+        if not width:
+            raise InputError(
+                "a query has no negative, and n-tuples need some of each; say how many, as {kind: ntuples, "
+                "negatives: 5}, which leaves out queries that have fewer"
+            )
+
+        def found() -> Iterator[str | Left]:
+            for query, documents, _ in kept:
+                positives, negatives = sides(documents)
+                if not positives or len(negatives) < width:
+                    what = f"documents of queries with fewer than {width} negatives" if positives else NO_POSITIVE
+                    yield Left(len(documents), what)
+                    continue
+                yield scores_of((*positives, *negatives[:width]))
+                yield Left(len(negatives) - width, f"negatives behind the first {width} of their query")
+                texts = [doc.document for doc in negatives[:width]]
+                named = {f"{self.negative}_{number}": text for number, text in enumerate(texts, start=1)}
+                for positive in positives:
+                    yield dumped({self.query: query, self.positive: positive.document, **named})
 
         return write_lines(path, found())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from retrodistill import files
 from retrodistill.errors import InputError
-from retrodistill.formats.format import Format, JudgedList, Listed
+from retrodistill.formats.format import Format, JudgedList, Listed, Written
 
 SCHEMA = pa.schema(
     [
@@ -66,8 +67,8 @@ class Columns(Format):
             raise InputError(f"{where}: labels and scores must be one for each of the {len(documents)} documents")
         return JudgedList(query, tuple(Listed(*each) for each in zip(documents, *beside, strict=True)))
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """A row a query."""
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """A row a query; there is a place for everything."""
         count, rows = 0, iter(lists)
         with files.atomic_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
             while some := list(islice(rows, _ROWS)):
@@ -80,7 +81,7 @@ class Columns(Format):
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
                 writer.write_table(pa.table(arrays, schema=SCHEMA))
                 count += len(some)
-        return count
+        return Written(count, Counter())
 
 
 FORMATS = {"dataset": Columns}

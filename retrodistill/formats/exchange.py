@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,11 @@ from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.formats.format import Format, JudgedList, Listed
 
+# What becomes of a file's rows that are not candidates as they stood.
+REPEATED = "documents stood in a query's list again; their first score and highest label count"
+SHARED = "times a text was named that several have in the collection, and no id; the first of them is meant"
+EMPTY = "queries have no document"
+
 
 class Imported(NamedTuple):
     """What a file held of a collection.
@@ -20,12 +26,12 @@ class Imported(NamedTuple):
     Attributes:
         candidates: its lists, a document once a query, in the order of the file.
         scores: float32 (candidates,), NaN where the file has none.
-        repeated: documents that stood in a query's list again; their first score and their highest label count.
+        told: what is not as it stood in the file, by what happened to it.
     """
 
     candidates: Candidates
     scores: np.ndarray
-    repeated: int
+    told: Counter[str]
 
 
 def imported(form: Format, path: Path, collection: Collection) -> Imported:
@@ -34,15 +40,15 @@ def imported(form: Format, path: Path, collection: Collection) -> Imported:
     Raises:
         InputError: the file is broken, or names a query or document that the collection has not.
     """
-    queries, documents = _names(form, collection.queries), _names(form, collection.corpus)
+    told: Counter[str] = Counter()
+    queries = _Known(form, collection.queries, f"{path}: query", collection.name, told)
+    documents = _Known(form, collection.corpus, f"{path}: document", collection.name, told)
     lists: dict[str, dict[str, Listed]] = {}
-    repeated = 0
     for found in form.read(path):
-        query = _id_of(found.query, queries, "query", path, collection)
-        mine = lists.setdefault(query, {})
+        mine = lists.setdefault(queries.id_of(found.query, found.name), {})
         for doc in found.documents:
-            name = _id_of(doc.document, documents, "document", path, collection)
-            repeated += name in mine
+            name = documents.id_of(doc.document, doc.name)
+            told[REPEATED] += name in mine
             kept = mine.setdefault(name, doc)
             if doc.label is not None and (kept.label is None or doc.label > kept.label):
                 mine[name] = kept._replace(label=doc.label)
@@ -56,8 +62,9 @@ def imported(form: Format, path: Path, collection: Collection) -> Imported:
         for query, mine in lists.items()
         if mine
     }
+    told[EMPTY] += len(lists) - len(rows)
     candidates = Candidates.of(rows)
-    return Imported(candidates, candidates.scores.astype(np.float32), repeated)
+    return Imported(candidates, candidates.scores.astype(np.float32), +told)
 
 
 def lists_of(
@@ -79,25 +86,45 @@ def lists_of(
                 collection.corpus.text(doc) if form.texts else doc,
                 None if np.isnan(value) else float(value),
                 int(label),
+                doc if form.texts else None,
             )
             for doc, value, label in zip(
                 candidates.doc_ids[start:stop], values[start:stop].tolist(), labels[start:stop].tolist(), strict=True
             )
         )
-        yield JudgedList(collection.queries.text(query) if form.texts else query, documents)
+        if form.texts:
+            yield JudgedList(collection.queries.text(query), documents, query)
+        else:
+            yield JudgedList(query, documents)
 
 
-def _names(form: Format, texts: Texts) -> dict[str, str]:
-    """By what the format calls them, the ids of queries or documents."""
-    if not form.texts:
-        return {key: key for key in texts.ids}
-    # of several with one text the first is meant
-    return dict(zip(reversed([text.strip() for text in texts.texts()]), reversed(texts.ids), strict=True))
+class _Known:
+    """The queries or documents of a collection, by what a format calls them."""
 
+    def __init__(self, form: Format, texts: Texts, where: str, collection: str, told: Counter[str]) -> None:
+        self.texts, self.where, self.collection, self.told = texts, where, collection, told
+        self._ids: dict[str, str] = {}
+        self._shared: set[str] = set()
+        for key, text in zip(texts.ids, texts.texts(), strict=True) if form.texts else ():
+            if self._ids.setdefault(text.strip(), key) != key:
+                self._shared.add(text.strip())
+        self._by_text = form.texts
 
-def _id_of(name: str, known: dict[str, str], what: str, path: Path, collection: Collection) -> str:
-    found = known.get(name) or known.get(name.strip())
-    if found is None:
-        shown = name if len(name) <= 60 else name[:60] + "..."
-        raise InputError(f"{path}: {what} {shown!r} is not in {collection.name}; is it of another collection?")
-    return found
+    def id_of(self, said: str, name: str | None) -> str:
+        """The id behind a text, or behind an id; which of several texts is meant, the file's own id may tell.
+
+        Raises:
+            InputError: there is no such thing.
+        """
+        bare = said.strip()
+        if not self._by_text:
+            found = next((key for key in (said, bare) if key in self.texts), None)
+        elif name is not None and name in self.texts and self.texts.text(name).strip() == bare:
+            found = name
+        else:
+            found = self._ids.get(bare)
+            self.told[SHARED] += bare in self._shared
+        if found is None:
+            shown = said if len(said) <= 60 else said[:60] + "..."
+            raise InputError(f"{self.where} {shown!r} is not in {self.collection}; is it of another collection?")
+        return found

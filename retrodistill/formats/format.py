@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from retrodistill.errors import InputError
 from retrodistill.registry import Part
@@ -19,18 +20,48 @@ class Listed(NamedTuple):
         document: its id, or its text in formats that have no ids.
         score: a teacher's, None where there is none.
         label: 1 for a positive, 0 for a negative, None where the format does not say.
+        name: its id, in formats that have both text and id.
     """
 
     document: str
     score: float | None = None
     label: int | None = None
+    name: str | None = None
 
 
 class JudgedList(NamedTuple):
-    """A query, by id or by text as the format has it, and what stands against it, in the order of the file."""
+    """A query, by id or by text as the format has it, and what stands against it, in the order of the file.
+
+    `name` is the query's id, in formats that have both text and id.
+    """
 
     query: str
     documents: tuple[Listed, ...]
+    name: str | None = None
+
+
+class Left(NamedTuple):
+    """So many things that a format has no place for, told among its lines."""
+
+    many: int
+    what: str
+
+
+class Written(NamedTuple):
+    """What a file holds of the lists.
+
+    Attributes:
+        lines: how many it has.
+        left: what is not in it, by what it is.
+    """
+
+    lines: int
+    left: Counter[str]
+
+
+NO_POSITIVE = "documents of queries without a positive"
+NO_SCORE = "documents without a score"
+LABELS, SCORES = "labels of positives, which have no place in it", "scores, which have no place in it"
 
 
 class Format(Part):
@@ -53,8 +84,8 @@ class Format(Part):
             InputError: naming file and line.
         """
 
-    def write(self, lists: Iterable[JudgedList], path: Path) -> int:
-        """Write lists; returns how many lines.
+    def write(self, lists: Iterable[JudgedList], path: Path) -> Written:
+        """Write lists; tells how many lines, and what is not in them.
 
         Raises:
             InputError: the format cannot hold them, or is only read.
@@ -124,15 +155,44 @@ def number(value: Any, where: str) -> float:
     return found
 
 
-def write_lines(path: Path, found: Iterable[str]) -> int:
-    """Write lines, whole or not at all; returns how many."""
+def write_lines(path: Path, found: Iterable[str | Left]) -> Written:
+    """Write lines, whole or not at all; counts them, and what is left out among them."""
     from retrodistill.files import atomic_file
 
-    count = 0
+    lines, left = 0, Counter[str]()
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for count, line in enumerate(found, start=1):  # noqa: B007 - counted
-            file.write(line + "\n")
-    return count
+        for line in found:
+            if isinstance(line, Left):
+                left[line.what] += line.many
+            else:
+                file.write(line + "\n")
+                lines += 1
+    return Written(lines, +left)
+
+
+def sides(documents: Iterable[Listed]) -> tuple[list[Listed], list[Listed]]:
+    """Positives, and the others, each in their order."""
+    found: tuple[list[Listed], list[Listed]] = [], []
+    for doc in documents:
+        found[not doc.label].append(doc)
+    return found
+
+
+def best_first(scored: Iterable[Listed]) -> list[Listed]:
+    """Documents that have a score by how great it is, equal ones in their order."""
+    return sorted(scored, key=lambda doc: -cast(float, doc.score))
+
+
+def scores_of(documents: Iterable[Listed]) -> Left:
+    """The scores of documents, where a format leaves them out."""
+    return Left(sum(doc.score is not None for doc in documents), SCORES)
+
+
+def split_by_score(documents: Iterable[Listed]) -> tuple[list[Listed], Left]:
+    """Documents that have a score, and how many have none."""
+    every = list(documents)
+    scored = [doc for doc in every if doc.score is not None]
+    return scored, Left(len(every) - len(scored), NO_SCORE)
 
 
 def dumped(value: Any) -> str:

@@ -22,6 +22,7 @@ class Account:
         dropped: documents by the reason they went.
         kept: rows handed on.
         refilled: negatives that took the place of some that a sampler could not find.
+        barred: judgements that name the query itself, or what it was made of; nobody looks at them.
         unjudged: documents that a rule had no score for, by rule; what it did with them, the rule says.
         queries: queries asked for.
         short: by query, how many negatives fewer it has than the sampler was asked for.
@@ -33,6 +34,7 @@ class Account:
     dropped: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     refilled: int = 0
+    barred: int = 0
     unjudged: Counter[str] = field(default_factory=Counter)
     queries: int = 0
     short: dict[str, int] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class Account:
         rows += [["kept", f"{self.kept:,}"]]
         if self.refilled:
             rows += [["of these refilled from the next in rank", f"{self.refilled:,}"]]
+        if self.barred:
+            rows += [[f"judgements not looked at: {OWN}", f"{self.barred:,}"]]
         rows += [[f"without a score for {rule}", f"{count:,}"] for rule, count in self.unjudged.items() if count]
         if self.short:
             rows += [[f"queries short of negatives: {_some(list(self.short))}", f"{len(self.short):,}"]]
@@ -63,6 +67,7 @@ class Account:
             "dropped": dict(self.dropped),
             "kept": self.kept,
             "refilled": self.refilled,
+            "barred_judgements": self.barred,
             "unjudged": {rule: count for rule, count in self.unjudged.items() if count},
             "short_of_negatives": dict(self.short),
             "queries_without_negatives": list(self.without),

@@ -28,17 +28,42 @@ def relevant_texts(pool: Pool) -> list[str]:
     return [pool.collection.corpus.text(doc) for doc in pool.positives if doc in pool.collection.corpus]
 
 
-class DuplicatesOfPositives(Filter):
+class DuplicatesFilter(Filter):
+    """A filter of documents that say the same as a positive or, if that is asked for, as each other.
+
+    Attributes:
+        among: of candidates that say the same the best ranked alone stays, too. Without labels this is all there is to
+            do, and must be asked for.
+    """
+
+    among: bool = Field(False, description="of candidates that say the same, the best ranked alone stays")
+
+    @property
+    def needs_positives(self) -> bool:
+        """Where nothing else is to be compared with."""
+        return not self.among
+
+    @property
+    def alternative(self) -> str:
+        """What to do without labels."""
+        return "say among: true to compare candidates with each other"
+
+
+class DuplicatesOfPositives(DuplicatesFilter):
     """Drops documents that say the same as a positive: letter case, punctuation, spaces and encoding aside."""
 
     kind: Literal["duplicates"] = "duplicates"
 
     def keep(self, pool: Pool) -> np.ndarray:
         """Compare normalised texts."""
-        relevant = {normal(text) for text in relevant_texts(pool)}
-        return np.array(
-            [normal(pool.collection.corpus.text(doc)) not in relevant for doc in pool.documents], dtype=bool
-        )
+        seen = {normal(text) for text in relevant_texts(pool)}
+        kept = np.ones(len(pool), dtype=bool)
+        for row, doc in enumerate(pool.documents if seen or self.among else ()):
+            said = normal(pool.collection.corpus.text(doc))
+            kept[row] = said not in seen
+            if self.among:
+                seen.add(said)
+        return kept
 
 
 class Length(Filter):

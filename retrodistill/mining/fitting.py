@@ -10,9 +10,14 @@ from retrodistill.errors import InputError
 from retrodistill.indexing.mapped import Mapped
 from retrodistill.indexing.multivector import Exhaustive
 from retrodistill.memory import Budget, resident, shown
-from retrodistill.retrieval.bm25 import BM25Searcher
+from retrodistill.models import weights_bytes
+from retrodistill.registry import parts_in
+from retrodistill.retrieval.bm25 import BM25, BM25Searcher
 from retrodistill.retrieval.dense import Dense
-from retrodistill.retrieval.others import RunFileSearcher
+from retrodistill.retrieval.indexed import Indexed
+from retrodistill.retrieval.others import RunFile, RunFileSearcher
+from retrodistill.retrieval.rerank import Rerank
+from retrodistill.teachers.from_files import FileTeacher
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
@@ -37,27 +42,65 @@ def search_in_place(sources: Mapping[str, tuple[Part, Any]]) -> None:
             searcher.use(Mapped().build(searcher.document_vectors))
 
 
+def foresee(sources: Sequence[Part], judges: Sequence[Part], collection: Collection, budget: Budget) -> None:
+    """Refuse, before any is opened, sources and teachers of rules that will not fit together.
+
+    Counted are weights, files of indexes and of judgements, and the words of BM25; what teachers take is kept for them,
+    as they are opened when a rule asks.
+
+    Raises:
+        InputError: naming what each takes.
+    """
+    takes = [(part.label, _held_by(part, collection)) for part in (*sources, *judges)]
+    named = [f"{label} ({shown(size)})" for label, size in takes if size]
+    if named:
+        budget.claim(sum(size for _, size in takes), " and ".join(named))
+    later = [*judges, *(part.teacher for part in sources if isinstance(part, Rerank))]
+    budget.promise(sum(_held_by(part, collection) for part in later))
+
+
+def _held_by(part: Part, collection: Collection) -> int:
+    """Bytes that a part holds once it is open, as far as its files tell; of a language model elsewhere none."""
+    held = sum(_held_by(inner, collection) for inner in parts_in(part).values())
+    model = getattr(part, "model", None)
+    if isinstance(part, BM25):
+        held += _A_TEXT_BYTE * _text_bytes(collection)
+    elif isinstance(part, RunFile | FileTeacher):
+        held += _A_RUN_BYTE * part.path.stat().st_size
+    elif isinstance(part, Indexed):
+        held += part.held_bytes
+    elif isinstance(model, str) and not getattr(part, "url", None):
+        held += weights_bytes(model)
+    return held
+
+
 def fit(sources: Mapping[str, tuple[Part, Any]], collection: Collection, budget: Budget) -> None:
     """Have opened sources search within a budget.
 
     Dense vectors are searched from disk. An index of words, of sparse or of several vectors a text, and a run file are
-    held in memory: they are estimated.
+    held in memory: they are estimated, then made, so that the next finds what is left.
 
     Raises:
         InputError: a source will not fit.
     """
     for label, (source, searcher) in sources.items():
         emits = cast("Retriever", source).emits
-        if emits == "dense":
+        if isinstance(source, Rerank):
+            inner = zip(source.sources, searcher.sources, strict=True)
+            fit({part.label: (part, opened) for part, opened in inner}, collection, budget)
+        elif emits == "dense":
             share = max(10**6, budget.left // (4 * len(sources)))
             searcher.use(Mapped(memory=share).build(searcher.document_vectors))
         elif emits is not None:
             held = sum(column.nbytes for column in columns_of(searcher.document_vectors).values())
             budget.claim(COPIES * held, f"the index of {label}")
+            _ = searcher.index
         elif isinstance(searcher, BM25Searcher):
             budget.claim(_A_TEXT_BYTE * _text_bytes(collection), f"the index of {label}")
+            _ = searcher.index
         elif isinstance(searcher, RunFileSearcher):
             budget.claim(_A_RUN_BYTE * searcher.path.stat().st_size, f"reading {label}")
+            _ = searcher.run
         observe(budget, label)
 
 

@@ -18,8 +18,8 @@ from retrodistill.errors import InputError
 from retrodistill.memory import Budget
 from retrodistill.mining.account import MERGED, OWN, Account
 from retrodistill.mining.filters import Filter
-from retrodistill.mining.fitting import QUERIES_AT_ONCE, fit, observe, queries_at_once, search_in_place
-from retrodistill.mining.pool import Pool, Rule
+from retrodistill.mining.fitting import QUERIES_AT_ONCE, fit, foresee, observe, queries_at_once, search_in_place
+from retrodistill.mining.pool import Pool, Rule, judges_of
 from retrodistill.mining.samplers import Sampler
 from retrodistill.mining.signals import Signals
 from retrodistill.runs import Run, cut
@@ -87,6 +87,9 @@ def mine(
     queries, qrels = collection.query_ids(split), collection.qrels(split)
     if not labels:
         qrels = {query: {} for query in queries}
+    budget = Budget(memory) if memory is not None else None
+    if budget is not None:
+        foresee(sources, judges_of((*filters, sampler, weigh)), collection, budget)
     opened: dict[str, tuple[Part, Any]] = {}
     for source in sources:
         label = source.label if source.label not in opened else f"{source.label}#{len(opened)}"
@@ -94,11 +97,10 @@ def mine(
     searchers = {label: searcher for label, (_, searcher) in opened.items()}
     rules = [cast(Rule, rule) for rule in (*filters, *([sampler] if sampler else []))]
     signals = Signals(collection, queries, searchers, store, seed)
-    signals.check([*rules, *([cast(Rule, weigh)] if weigh else [])], labels)
+    signals.check([*rules, *([cast(Rule, weigh)] if weigh else [])], sources, labels)
     for searcher in searchers.values():
         if hasattr(searcher, "query_vectors"):
             searcher.query_vectors(queries)  # all at once, so that no block of queries decides how they are batched
-    budget = Budget(memory) if memory is not None else None
     at_once = QUERIES_AT_ONCE
     if budget is None:
         search_in_place(opened)
@@ -151,6 +153,7 @@ class _Mining:
         """What is labelled of what was found for a query, with what is to be added, and what is not."""
         # a query's own id is no answer to it, whatever the labels say; evaluation drops it too
         grades = {doc: grade for doc, grade in judged.items() if doc not in self.collection.barred(query)}
+        self.account.barred += len(judged) - len(grades)
         found = {label: run[query] for label, run in runs.items()}
         documents, ranks = _merge(found)
         if len(found) > 1:

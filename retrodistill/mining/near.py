@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from retrodistill.mining.filters import Filter, relevant_texts
+from retrodistill.mining.filters import DuplicatesFilter, relevant_texts
 from retrodistill.mining.pool import Pool
 from retrodistill.words import words
 
 _PRIME = np.uint64((1 << 31) - 1)  # products of two numbers below it fit into 64 bits
 
 
-class NearDuplicates(Filter):
+class NearDuplicates(DuplicatesFilter):
     """Drops documents that share most of their word sequences with a positive, such as its copies with a new header.
 
     What two texts share of their runs of `words` words (Jaccard's coefficient J) is estimated from `hashes` minima;
@@ -38,12 +38,14 @@ class NearDuplicates(Filter):
     hashes: int = Field(256, ge=16)
 
     def keep(self, pool: Pool) -> np.ndarray:
-        """Compare the minima of each document with those of each positive."""
-        positives = [signature(text, self.words, self.hashes) for text in relevant_texts(pool)]
+        """Compare the minima of each document with those of each positive, and of documents that stay."""
+        seen = [signature(text, self.words, self.hashes) for text in relevant_texts(pool)]
         kept = np.ones(len(pool), dtype=bool)
-        for row, doc in enumerate(pool.documents if positives else ()):
+        for row, doc in enumerate(pool.documents if seen or self.among else ()):
             own = signature(pool.collection.corpus.text(doc), self.words, self.hashes)
-            kept[row] = all(float((own == other).mean()) < self.threshold for other in positives)
+            kept[row] = all(float((own == other).mean()) < self.threshold for other in seen)
+            if self.among and kept[row]:
+                seen.append(own)
         return kept
 
 

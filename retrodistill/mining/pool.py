@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class Rule(Part):
     def needs_positives(self) -> bool:
         """Whether it means nothing without labels."""
         return False
+
+    @property
+    def alternative(self) -> str:
+        """What to do about one that means nothing without labels, where there are none."""
+        return "leave it out"
 
     @property
     def needs_all(self) -> bool:
@@ -138,16 +143,19 @@ class Pool:
         return self.spaces[key_of(retriever)]
 
 
-def misfit(rules: Iterable[Part | None], sources: int, labels: bool) -> str | None:
-    """Why a rule cannot work with so many sources, without labels, or beside another; None where all can."""
+def misfit(rules: Iterable[Part | None], sources: Sequence[Part], labels: bool) -> str | None:
+    """Why a source cannot work without labels, or a rule with these sources or beside another; None where all can."""
+    labelled = next((source for source in sources if cast(Any, source).reads_labels), None)
+    if labelled is not None and not labels:
+        return f"{labelled.label} looks at labels; leave it out, or mine with labels"
     given = [rule for rule in rules if isinstance(rule, Rule)]
     sampler = next((rule for rule in given if rule.samples), None)
     for rule in given:
         if rule.needs_positives and not labels:
-            return f"{rule.label} is held against labelled positives; leave it out, or mine with labels"
-        if None in rule.judges and sources > 1:
+            return f"{rule.label} is held against labelled positives; {rule.alternative}, or mine with labels"
+        if None in rule.judges and len(sources) > 1:
             return (
-                f"{rule.label}: scores of {sources} sources are on scales of their own; "
+                f"{rule.label}: scores of {len(sources)} sources are on scales of their own; "
                 "name a teacher for it, such as one of the sources"
             )
         if rule.needs_all and sampler is not None:

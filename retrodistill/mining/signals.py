@@ -52,13 +52,13 @@ class Signals:
         self.seed = seed
         self._spaces: dict[str, Space] = {}
 
-    def check(self, rules: Sequence[Rule], labels: bool) -> None:
+    def check(self, rules: Sequence[Rule], sources: Sequence[Part], labels: bool) -> None:
         """Refuse before any search what no search can give.
 
         Raises:
             InputError: a rule needs labels, a store or a single source, and there is none.
         """
-        unfit = misfit(rules, len(self.searchers), labels)
+        unfit = misfit(rules, sources, labels)
         if unfit is not None:
             raise InputError(unfit)
         for rule in rules:

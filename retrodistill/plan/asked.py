@@ -67,10 +67,10 @@ def _evaluation(walk: Walk, stage: Stage) -> Iterator[tuple[Line, Part]]:
     allowed = options.allowed(score)
     candidates, beyond = None, None
     try:
-        candidates = kept_once(walk.collection, test, stage.mine.sources, stage.mine.depth)
+        candidates = kept_once(walk.collection, test, stage.mine.searching, stage.mine.depth)
         if candidates is not None:
             beyond = steps.beyond(
-                allowed, score, walk.collection, test, stage.mine.sources, stage.mine.depth, walk.store
+                allowed, score, walk.collection, test, stage.mine.searching, stage.mine.depth, walk.store
             )
     except InputError:  # a source or a teacher that is not there yet: what it finds and knows is not known
         candidates = None

@@ -73,6 +73,15 @@ class Indexed(Retriever):
                 f"{self.path} holds no index; `retrodistill index MODEL --data DIR --out {self.path}` writes one"
             )
 
+    @property
+    def held_bytes(self) -> int:
+        """What its files and its model's take in memory; vectors that are searched on disk do not count."""
+        self.check()
+        manifest = models.read_json(self.path / MANIFEST)
+        index, retriever = manifest.get("index") or {}, manifest.get("retriever") or {}
+        files = 0 if index.get("kind") == "mapped" else sum(path.stat().st_size for path in self.path.iterdir())
+        return files + (models.weights_bytes(retriever["model"]) if "model" in retriever else 0)
+
     def open(self, collection: Collection) -> EncoderSearcher:
         """Load the index.
 

@@ -43,6 +43,11 @@ class Rerank(Retriever):
         """Who re-ranks whom."""
         return f"{self.teacher.label} over {' + '.join(source.label for source in self.sources)}"
 
+    @property
+    def reads_labels(self) -> bool:
+        """Where a source does."""
+        return any(source.reads_labels for source in self.sources)
+
     def check(self) -> None:
         """Check the sources and the teacher."""
         for part in (*self.sources, self.teacher):

@@ -39,6 +39,11 @@ class Retriever(Part):
         """The kind of vectors its searcher has (`document_vectors`, `query_vectors`, `use`); None where it has none."""
         return None
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether what it finds depends on labels, so that it can find nothing for queries that are measured."""
+        return False
+
     @abstractmethod
     def open(self, collection: Collection) -> Searcher:
         """Get ready to search a collection; heavy work waits until it is needed."""

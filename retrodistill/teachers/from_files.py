@@ -102,8 +102,9 @@ class ImportedScores(FileTeacher):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The format."""
-        return {"format": self.format.kind}
+        """The format, and what was chosen of it."""
+        chosen = self.format.model_dump(exclude_defaults=True)
+        return {"format": {"kind": self.format.kind, **chosen} if chosen else self.format.kind}
 
     def scores(self, collection: Collection) -> Scores:
         """As the format has them."""

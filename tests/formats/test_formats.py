@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrodistill.errors import InputError
-from retrodistill.formats.format import JudgedList, Listed
+from retrodistill.formats.format import LABELS, NO_POSITIVE, SCORES, JudgedList, Listed, Written
 from retrodistill.recipe import part
 from retrodistill.registry import table
 
@@ -31,7 +32,7 @@ def read(kind, path):
 def joined(lists):
     """By query, each document's score and label."""
     found: dict[str, dict[str, tuple]] = {}
-    for query, documents in lists:
+    for query, documents, _ in lists:
         found.setdefault(query, {}).update({doc.document: (doc.score, doc.label) for doc in documents})
     return found
 
@@ -45,7 +46,7 @@ def without(lists, *, scores=False, labels=False):
                 for d in documents
             ),
         )
-        for query, documents in lists
+        for query, documents, _ in lists
     ]
 
 
@@ -64,7 +65,9 @@ EXPECTED = {
 def test_what_was_written_is_read(kind, tmp_path):
     path = tmp_path / "lists"
     written = opened(kind).write(iter(LISTS), path)
-    assert written > 0
+    assert written.lines > 0
+    lost = {"pylate": {LABELS: 2}, "trec": {LABELS: 2}, "triplets": {SCORES: 5}}
+    assert written.left == lost.get(kind, {})
     got, wanted = joined(read(kind, path)), joined(EXPECTED[kind])
     assert got.keys() == wanted.keys()
     for query, documents in wanted.items():
@@ -114,18 +117,20 @@ def test_hard_negatives_of_several_systems_are_joined(tmp_path):
 
 
 def test_tevatron_joins_title_and_text(tmp_path):
-    passage = {"docid": "9", "title": "Storms", "text": "Wind."}
+    passage = {"docid": 9, "title": "Storms", "text": "Wind."}
     row = {"query_id": "1", "query": "wind", "positive_passages": [passage], "negative_passages": [{"text": "Rain."}]}
     (tmp_path / "a").write_text(json.dumps(row) + "\n")
     assert read("tevatron", tmp_path / "a") == [
-        JudgedList("wind", (Listed("Storms Wind.", None, 1), Listed("Rain.", None, 0)))
+        JudgedList("wind", (Listed("Storms Wind.", None, 1, "9"), Listed("Rain.", None, 0)), "1")
     ]
     opened("tevatron").write([*LISTS, JudgedList("3", (Listed("a", None, 0),))], tmp_path / "b")
     assert joined(read("tevatron", tmp_path / "b")) == joined(without(LISTS, scores=True))
 
 
 def test_ntuples_have_one_width(tmp_path):
-    assert opened("ntuples").write(LISTS, tmp_path / "a") == 2
+    assert opened("ntuples").write(LISTS, tmp_path / "a") == Written(
+        2, Counter({SCORES: 4, "negatives behind the first 1 of their query": 1})
+    )
     rows = [json.loads(line) for line in (tmp_path / "a").read_text().splitlines()]
     assert rows == [
         {"anchor": "1", "positive": "11", "negative_1": "12"},
@@ -135,6 +140,58 @@ def test_ntuples_have_one_width(tmp_path):
     with pytest.raises(InputError, match="no negative"):
         opened("ntuples").write([JudgedList("1", (Listed("11", None, 1),))], tmp_path / "b")
     assert not (tmp_path / "b").exists()
+    wide = part("format", {"kind": "ntuples", "negatives": 2})
+    written = wide.write([*LISTS, JudgedList("3", (Listed("31", None, 0),))], tmp_path / "b")
+    assert written == (1, {SCORES: 3, "documents of queries with fewer than 2 negatives": 2, NO_POSITIVE: 1})
+    assert json.loads((tmp_path / "b").read_text())["negative_2"] == "13"
+
+
+@pytest.mark.parametrize("kind", ["triplets", "ntuples"])
+def test_columns_of_data_sets_may_have_other_names(kind, tmp_path):
+    named = part("format", {"kind": kind, "query": "question", "positive": "answer", "negative": "wrong"})
+    named.write(LISTS[1:], tmp_path / "a")
+    row = json.loads((tmp_path / "a").read_text())
+    assert row == {"question": "2", "answer": "21", "wrong" if kind == "triplets" else "wrong_1": "22"}
+    assert list(named.read(tmp_path / "a")) == without(LISTS[1:], scores=True)
+    with pytest.raises(InputError, match="must differ"):
+        part("format", {"kind": kind, "query": "positive"})
+
+
+NOT_WRITTEN = [
+    ("colbert", {"documents of queries without a positive": 1, "documents without a score": 1}, 1),
+    ("margin_mse", {"documents without a score": 1, "documents of queries without a scored positive and a scored negative": 1}, 1),
+    ("pylate", {"documents without a score": 1, "labels of positives, which have no place in it": 1}, 2),
+    ("trec", {"documents without a score": 1, "labels of positives, which have no place in it": 1}, 3),
+    (
+        "flagembedding",
+        {"documents of queries without a positive": 1, "scores, as not every document of their query has one": 2},
+        1,
+    ),
+    ("tevatron", {"documents of queries without a positive": 1, "scores, which have no place in it": 2}, 1),
+    ("triplets", {"documents of queries without a positive and a negative": 1, "scores, which have no place in it": 2}, 2),
+    ("dataset", {}, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "left", "lines"), NOT_WRITTEN)
+def test_what_a_format_has_no_place_for_is_told(kind, left, lines, tmp_path):
+    lists = [
+        JudgedList("1", (Listed("11", 2.0, 1), Listed("12", 3.0, 0), Listed("13", None, 0))),
+        JudgedList("2", (Listed("21", 0.5, 0),)),
+    ]
+    assert opened(kind).write(lists, tmp_path / "a") == (lines, left)
+
+
+def test_colbert_tells_of_scores_behind_a_positive_without_one(tmp_path):
+    bare = [JudgedList("1", (Listed("11", None, 1), Listed("12", 3.0, 0)))]
+    assert opened("colbert").write(bare, tmp_path / "a") == (1, {SCORES: 1})
+
+
+@pytest.mark.parametrize("kind", ["pylate", "trec"])
+def test_documents_stand_by_their_scores(kind, tmp_path):
+    some = [JudgedList("1", (Listed("a", 0.5), Listed("b", 2.0), Listed("c", 0.5), Listed("d", 1.0)))]
+    opened(kind).write(some, tmp_path / "a")
+    assert [doc.document for row in read(kind, tmp_path / "a") for doc in row.documents] == ["b", "d", "a", "c"]
 
 
 def test_flagembedding_leaves_scores_out_where_one_is_missing(tmp_path):
@@ -198,7 +255,7 @@ def test_nothing_but_input_errors(kind, tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(content)
     try:
-        for query, documents in opened(kind).read(path):
+        for query, documents, _ in opened(kind).read(path):
             assert isinstance(query, str) and all(isinstance(doc.document, str) for doc in documents)
     except InputError as error:
         assert str(path) in str(error)

@@ -68,6 +68,17 @@ def test_without_positives_or_documents_nothing_is_dropped():
     assert kept([], ["positive"]) == []
 
 
+def test_candidates_that_say_the_same_as_each_other_go_where_that_is_asked_for():
+    rest = ["same", "longer", "spaced", "folded", "capitals", "empty", "marks"]
+    among = DuplicatesOfPositives(among=True)
+    assert kept(rest, [], among) == ["same", "longer", "folded", "empty"]  # the first of each
+    assert kept(rest, ["positive"], among) == ["longer", "folded", "empty"]
+    near = [name for name in COPIES if name != "positive"]
+    assert kept([*near, "positive"], [], NearDuplicates(among=True), COPIES) == near
+    assert kept(near, ["positive"], NearDuplicates(among=True, threshold=0.25), COPIES) == near[2:]
+    assert [rule.needs_positives for rule in (among, DuplicatesOfPositives())] == [False, True]
+
+
 def test_a_positive_that_the_corpus_does_not_hold_is_passed_over():
     assert kept(["same"], ["not there"]) == ["same"]
 

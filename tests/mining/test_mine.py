@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from retrodistill.candidates import QRELS
 from retrodistill.collections import Collection, Texts
@@ -16,7 +17,10 @@ from retrodistill.mining.filters import DuplicatesOfPositives
 from retrodistill.mining.samplers import Top, Uniform
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
+from retrodistill.retrieval.labels import Labelled, OtherPositives
 from retrodistill.retrieval.others import Random, RunFile
+from retrodistill.retrieval.rerank import Rerank
+from retrodistill.sections import Mine
 
 DOCUMENTS = [f"d{number}" for number in range(8)]
 QUERIES = ["q1", "q2", "d0"]  # d0 is a document too
@@ -98,6 +102,13 @@ def test_a_querys_own_id_goes_without_leaving_a_gap(source):
     assert account.kept == 2
 
 
+def test_a_judgement_of_the_query_itself_is_told(source):
+    one = source("a", {"d0": ["d5"]})
+    _, account = mine(toy({**QRELS_OF, "d0": {"d0": 1, "d3": 1}}), "train", [one])
+    assert (account.barred, account.added, account.kept) == (1, 3, 4)
+    assert "| judgements not looked at: the query itself, or what it was made of " in account.table()
+
+
 def test_a_depth_beyond_the_corpus_takes_all_there_is():
     candidates, account = mine(toy(), "train", [Random()], depth=1000)
     assert [len(rows(candidates, query)) for query in QUERIES] == [8, 8, 7]
@@ -135,6 +146,32 @@ def test_positives_are_left_out_where_a_teacher_is_to_be_judged(source):
     assert account.kept == 3
 
 
+# Labels as sources
+
+
+def test_labelled_negatives_and_other_queries_positives_are_sources(source):
+    one = source("a", {"q1": ["d4", "d2"], "q2": ["d6"], "d0": ["d5"]})
+    candidates, account = mine(toy(), "train", [one, Labelled(), OtherPositives(seed=1)], depth=2)
+    assert rows(candidates, "q1")[:3] == [("d1", QRELS, 0, 2), ("d2", "a+labelled", 1, 0), ("d4", "a", 1, None)]
+    others = {query: {row[0] for row in rows(candidates, query) if row[1] == "other_positives"} for query in QUERIES}
+    assert others == {"q1": {"d7", "d3"}, "q2": {"d1", "d3"}, "d0": {"d1", "d7"}}
+    assert account.found["labelled"] == 1 and account.found["other_positives"] == 6
+
+
+def test_sources_that_look_at_labels_are_refused_without_them(source):
+    for part in (Labelled(), Rerank(sources=(BM25(), OtherPositives()), teacher="bm25")):
+        with pytest.raises(InputError, match="looks at labels; leave it out, or mine with labels"):
+            mine(toy(), "train", [part], labels=False)
+        with pytest.raises(ValidationError, match="looks at labels; leave it out, or mine with labels"):
+            Mine(sources=("bm25", part), labels=False)
+
+
+def test_what_finds_nothing_for_measured_queries_is_no_only_source():
+    with pytest.raises(ValidationError, match="labelled finds nothing for queries that are measured"):
+        Mine(sources=("labelled",))
+    assert Mine(sources=("bm25", "labelled", "other_positives")).searching == (BM25(),)
+
+
 # Filters
 
 
@@ -145,6 +182,17 @@ def test_duplicates_of_positives_are_dropped(source):
     # d2 says the same, but somebody judged it: labelled documents stay.
     assert [row[0] for row in rows(candidates, "q1")] == ["d1", "d5", "d2"]
     assert [row[0] for row in rows(candidates, "q2")] == ["d7", "d4"]
+    assert account.dropped == {"filter duplicates": 1}
+
+
+def test_a_filter_of_duplicates_of_positives_does_not_stand_idle_without_labels(source):
+    one = source("a", {"q1": ["d4", "d5"]})
+    with pytest.raises(InputError, match=r"duplicates is held against labelled positives; say among: true .*, or mine"):
+        mine(toy(), "train", [one], filters=[DuplicatesOfPositives()], labels=False)
+    texts = {"d4": "the storm", "d5": "The storm!"}
+    rule = DuplicatesOfPositives(among=True)
+    candidates, account = mine(toy(texts=texts), "train", [one], filters=[rule], labels=False)
+    assert [row[0] for row in rows(candidates, "q1")] == ["d4"]
     assert account.dropped == {"filter duplicates": 1}
 
 
@@ -266,6 +314,7 @@ def test_an_account_is_told_as_a_table_and_as_json():
         "dropped": {"filter duplicates": 3},
         "kept": 1199,
         "refilled": 1,
+        "barred_judgements": 0,
         "unjudged": {"simans:3": 7},
         "short_of_negatives": {"a": 2},
         "queries_without_negatives": ["a", "b", "c", "d"],
