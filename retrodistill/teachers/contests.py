@@ -105,7 +105,8 @@ class Listwise(Ordering, Asking):
     """In which order do these documents belong? The model writes it: `[2] > [1] > [3]`.
 
     Identifiers are read in the order written. One that stands twice counts once, one that names no document not at all,
-    and documents that are not named follow in the order shown: such an answer is repaired, and counted.
+    and documents that are not named follow in the order shown: such an answer is repaired, and counted. An answer that
+    names no document is none: the order shown would be the first stage's, and no judgement.
 
     Source: Sun et al. 2023, "Is ChatGPT Good at Search?" (RankGPT).
     """
@@ -139,7 +140,13 @@ class Listwise(Ordering, Asking):
     def orders(self, asker: Orderer, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[Order | None]:
         """What the model makes of windows of so many documents."""
         said = asker.model.generate(prompts, max_tokens=8 * self.window)  # the same for each, so that it is asked once
-        return [None if text is None else parsed(text, count) for text, count in zip(said, counts, strict=True)]
+        found = [None if text is None else parsed(text, count) for text, count in zip(said, counts, strict=True)]
+        why = getattr(asker.model, "reasons", ()) or [""] * len(found)
+        asker.why = [
+            "the answer names no document" if order is None and text is not None else reason
+            for order, text, reason in zip(found, said, why, strict=True)
+        ]
+        return found
 
 
 class First(Listwise):
@@ -187,7 +194,7 @@ class Orderer(Asker):
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why the model failed at each window of the last; windows that differ in size are asked apart."""
+        """Why there is no order of each window of the last."""
         return super().reasons if self.why is None else self.why
 
     def order(self, windows: Sequence[Window]) -> list[Order | None]:
@@ -221,12 +228,14 @@ class Orderer(Asker):
         return better, worse
 
 
-def parsed(answer: str, count: int) -> Order:
-    """The order that an answer writes, repaired where it must be."""
+def parsed(answer: str, count: int) -> Order | None:
+    """The order that an answer writes, repaired where it must be; None where it names no document."""
     named = [int(found) - 1 for found in re.findall(r"\[(\d{1,6})\]", answer)]
     if not named:  # some models leave the brackets out
         named = [int(found) - 1 for found in re.findall(r"(?<![\d.])(\d{1,6})(?![\d.]*\d)", answer)]
     ranking = list(dict.fromkeys(place for place in named if 0 <= place < count))
+    if not ranking:
+        return None
     missing = [place for place in range(count) if place not in set(ranking)]
     repairs = len(named) - len(ranking) + len(missing)
     return Order((*ranking, *missing), None, answer, repairs)

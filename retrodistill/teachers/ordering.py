@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -108,11 +108,15 @@ def fill(
         The teacher's identity, how many windows were needed, and how many of them were stored.
 
     Raises:
-        InputError: too many answers had to be repaired.
+        InputError: too many answers had to be repaired, whether now or when they were stored.
     """
     judge = teacher.open(collection)
     known = store.orders(judge.identity)
-    counts = {"needed": 0, "stored": 0, "asked": 0, "repaired": 0}
+    counts = {"needed": 0, "stored": 0, "told": 0, "repaired": 0}
+
+    def told(orders: Sequence[Order | None]) -> None:
+        counts["told"] += sum(order is not None for order in orders)
+        counts["repaired"] += sum(order is not None and order.repairs > 0 for order in orders)
 
     def answer(windows: Sequence[Window]) -> list[Order | None]:
         texts = [_texts(judge, window) for window in windows]
@@ -120,6 +124,7 @@ def fill(
         missing = [place for place, order in enumerate(found) if order is None]
         counts["needed"] += len(windows)
         counts["stored"] += len(windows) - len(missing)
+        told(found)
         for start in range(0, len(missing), judge.pairs_a_part):
             part = missing[start : start + judge.pairs_a_part]
             orders = judge.order([windows[place] for place in part])
@@ -128,25 +133,30 @@ def fill(
             for place, order in said:
                 _check(order, windows[place], teacher)
                 found[place] = order
-            counts["asked"] += len(said)
-            counts["repaired"] += sum(order.repairs > 0 for _, order in said)
+            told(orders)
             shown = [(windows[place].query_id, windows[place].doc_ids) for place in part]
             failures.note(shown, [row for row, order in enumerate(orders) if order is None], judge)
-            if counts["asked"] >= _ENOUGH_TO_TELL and counts["repaired"] > teacher.repair_limit * counts["asked"]:
-                raise InputError(
-                    f"teacher {teacher.label}: {counts['repaired']} of {counts['asked']} answers named documents "
-                    f"twice, not at all or wrongly, more than repair_limit: {teacher.repair_limit:g}; it is too weak "
-                    f"for windows of {teacher.window}: a smaller window may help. What it said is in the store"
-                )
+            if counts["told"] >= _ENOUGH_TO_TELL:
+                _refuse_repaired(teacher, counts)
             bar.update(len(part))
 
         return found
 
     with console.progress(None, f"score {teacher.label}", "windows") as bar:
         _walk(teacher, candidates, answer)
+    _refuse_repaired(teacher, counts)
     if counts["repaired"]:
-        console.say(f"{teacher.label}: {counts['repaired']} of {counts['asked']} answers were repaired")
+        console.say(f"{teacher.label}: {counts['repaired']} of {counts['told']} answers were repaired")
     return dict(judge.identity), counts["needed"], counts["stored"]
+
+
+def _refuse_repaired(teacher: Ordering, counts: Mapping[str, int]) -> None:
+    if counts["repaired"] > teacher.repair_limit * counts["told"]:
+        raise InputError(
+            f"teacher {teacher.label}: {counts['repaired']} of {counts['told']} answers named documents twice, not at "
+            f"all or wrongly, more than repair_limit: {teacher.repair_limit:g}; it is too weak for windows of "
+            f"{teacher.window}: a smaller window may help. What it said is in the store"
+        )
 
 
 def count(teacher: Ordering, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:

@@ -223,6 +223,14 @@ def test_answers_that_need_too_much_repair_stop_the_run_and_are_kept(collection,
     assert known.find("what 0?", [DOCS[doc] for doc in "edcba"]).answer == "said"
 
 
+def test_few_answers_and_stored_ones_are_held_to_the_limit_too(collection, candidates, store):
+    teacher = Alphabet(mumbles=True, window=5, stride=5, repair_limit=0.2)
+    for _ in range(2):  # the second time nothing is asked
+        with pytest.raises(InputError, match="answers named documents"):
+            judging.judge(candidates, collection, [teacher], store)
+    judging.judge(candidates, collection, [teacher.model_copy(update={"repair_limit": 1.0})], store)
+
+
 def test_a_damaged_part_of_orders_is_named_and_left_out(collection, candidates, store, capsys):
     teacher = Alphabet(window=5, stride=5)
     judging.judge(candidates, collection, [teacher], store)
