@@ -21,7 +21,7 @@ from retrodistill.manifests import MANIFEST, circumstances, made_of, make_once, 
 from retrodistill.mining.mine import mine
 from retrodistill.mining.pool import judges_of
 from retrodistill.querying import make_queries
-from retrodistill.registry import Part, build
+from retrodistill.registry import Part, build, code_of
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.retrieval.indexed import Indexed, write_index
 from retrodistill.retrieval.rerank import Rerank
@@ -67,8 +67,7 @@ class Walk:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.folder = recipe.folder
-        self.stages = recipe.stages
+        self.folder, self.stages = recipe.folder, recipe.stages
         self.store = ScoreStore(recipe.store)
         self.collection: Collection = opened(recipe)
 
@@ -97,6 +96,7 @@ class Walk:
             ),
             # what is not weighed is what it was before there were weights
             **options.model_dump(mode="json", exclude={"sources", "memory", *(() if options.weigh else ("weigh",))}),
+            **code_of(options),
             "seed": self.recipe.seed,
         }
 
@@ -171,11 +171,10 @@ class Walk:
 
         score = stage.score
         arguments: dict[str, Any] = {
-            "teacher": steps.teacher_scores(candidates, self.collection, score.teachers, self.store, score.combine),
+            **steps.taught(candidates, self.collection, score.teachers, self.store, score.combine),
             "options": options.options,
             "seed": self.recipe.seed,
             "dev": self.recipe.data.measured_on,
-            "preferences": steps.teacher_preferences(candidates, self.collection, score.teachers, self.store),
         }
         inputs = describe(options.student, options.losses, candidates, self.collection, **arguments)
         if unchanged(said, folder, inputs):
@@ -251,7 +250,7 @@ class Walk:
         inputs = {
             "model": models.digest(retriever.model),
             "corpus": self.collection.corpus.digest,
-            "index": index.model_dump(),
+            "index": {**index.model_dump(), **code_of(index)},
             "precision": retriever.precision,
         }
         folder = stage.place("index", name)
@@ -298,7 +297,7 @@ class Walk:
         return protocol.load(folder)
 
     def _identity(self, system: Part) -> Any:
-        return cast(Any, system).open(self.collection).identity
+        return {**cast(Any, system).open(self.collection).identity, **code_of(system)}
 
     def _evaluate(self, title: str, system: Part) -> tuple[Evaluation, protocol.Run]:
         recipe = self.recipe
@@ -321,8 +320,7 @@ class Walk:
     def _affords(self, stage: Stage) -> bool:
         score, mining, test = stage.score, stage.mine, self.recipe.data.test
         limit = self.recipe.evaluate.allowed(score)
-        why = steps.beyond(limit, score, self.collection, test, mining.searching, mining.depth, self.store)
-        if why:
+        if why := steps.beyond(limit, score, self.collection, test, mining.searching, mining.depth, self.store):
             say("evaluate", f"the teacher is left out: {why}")
         return not why
 
@@ -334,9 +332,10 @@ class Walk:
         identity = [
             judging.identities(self.collection, score.teachers),
             judging.identities(self.collection, mining.searching),
-            score.combine and cast(Any, score.combine).unfiltered().model_dump(),
+            score.combine and cast(Any, score.combine).unfiltered().model_dump(exclude={"weigh"}),
             mining.depth,
             *([learnt_from.digest] if learnt_from else []),
+            *code_of(score, mining).values(),
         ]
         return identity, partial(
             steps.evaluate_teacher,

@@ -15,7 +15,7 @@ from retrodistill.errors import InputError, nearest
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
 from retrodistill.mining.once import found_once
-from retrodistill.registry import Part, build, expand, table
+from retrodistill.registry import Part, build, code_of, expand, table
 from retrodistill.retrieval.encoded import EncoderRetriever
 from retrodistill.runs import Qrels, Run
 from retrodistill.scores.combine import default_combination
@@ -188,10 +188,44 @@ def teacher_scores(
             "candidates": candidates.digest,
             "texts": collection.digest,
             "scores": [[identity, store.part_names(identity)] for identity in found],
-            "combine": [type(combination).__qualname__, combination.model_dump()],
+            "combine": [
+                type(combination).__qualname__,
+                {**combination.model_dump(exclude={"weigh"}), **code_of(combination)},
+            ],
         }
 
     return kept(described, joined, lambda: not store.damaged)
+
+
+def teacher_certainty(
+    candidates: Candidates,
+    collection: Collection,
+    teachers: Sequence[Part],
+    store: ScoreStore,
+    combine: Part | None = None,
+) -> np.ndarray | None:
+    """How much each of `teacher_scores` counts, float32 (candidates,); None where the combination weighs by nothing."""
+    combination = cast(Any, combine)
+    if not teachers or combination is None or combination.weigh is None:
+        return None
+    return cast(
+        np.ndarray, combination.certainty(judging.read(candidates, collection, teachers, store), candidates.offsets)
+    )
+
+
+def taught(
+    candidates: Candidates,
+    collection: Collection,
+    teachers: Sequence[Part],
+    store: ScoreStore,
+    combine: Part | None = None,
+) -> dict[str, Any]:
+    """What a training takes from its teachers, as `train` is called with it: scores, what they count, comparisons."""
+    return {
+        "teacher": teacher_scores(candidates, collection, teachers, store, combine),
+        "certainty": teacher_certainty(candidates, collection, teachers, store, combine),
+        "preferences": teacher_preferences(candidates, collection, teachers, store),
+    }
 
 
 def _lists(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> Lists:

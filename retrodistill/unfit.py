@@ -57,7 +57,7 @@ def _unlabelled(recipe: Recipe) -> Iterator[tuple[Place, str]]:
 
 
 def _useless(recipe: Recipe) -> Iterator[tuple[Place, str]]:
-    """Folds of the last round, which nobody is left to learn from, and weights that no loss looks at."""
+    """Folds of the last round, which nobody is left to learn from, and weights that nobody makes or looks at."""
     for number, stage in enumerate(recipe.stages):
         losses = [cast(Any, loss) for train in stage.students.values() for loss in train.losses]
         if stage.mine.weigh is not None and not any(loss.weighs for loss in losses):
@@ -65,6 +65,17 @@ def _useless(recipe: Recipe) -> Iterator[tuple[Place, str]]:
             kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
             said = f"{kinds} does not look at weights; train with a loss that does, such as infonce, or leave it out"
             yield (*within, "mine", "weigh"), said
+        if getattr(stage.score.combine, "weigh", None) is not None:
+            within = ("rounds", number) if recipe.rounds and recipe.rounds[number].score else ()
+            if len(stage.score.teachers) < 2:
+                yield (
+                    (*within, "score", "combine"),
+                    "weigh: disagreement, and one teacher does not disagree; leave it out",
+                )
+            elif not any(loss.heeds for loss in losses):
+                kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
+                said = f"{kinds} does not heed weigh; train with a loss that does, such as kl, or leave it out"
+                yield (*within, "score", "combine"), said
     for position, train in enumerate(recipe.stages[-1].students.values()):
         if train.folds:
             base: Place = ("rounds", len(recipe.rounds) - 1) if recipe.rounds and recipe.rounds[-1].train else ()

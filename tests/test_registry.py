@@ -1,3 +1,4 @@
+import hashlib
 import importlib
 import sys
 from typing import ClassVar, Literal, get_args
@@ -11,9 +12,10 @@ from retrodistill.errors import InputError
 from retrodistill.indexing.dense import Flat
 from retrodistill.losses.divergences import KL
 from retrodistill.mining.samplers import Top, Uniform
-from retrodistill.registry import FAMILIES, Part, build, expand, of, part_class, table
+from retrodistill.registry import FAMILIES, Part, build, code_of, expand, of, part_class, table
 from retrodistill.retrieval.bm25 import BM25
 from retrodistill.retrieval.dense import Dense
+from retrodistill.retrieval.rerank import Rerank
 
 ROWS = [(family, kind, part) for family in FAMILIES for kind, part in table(family).items()]
 
@@ -117,6 +119,35 @@ def test_a_class_from_elsewhere(tmp_path, monkeypatch):
     assert (found.kind, found.size, found.label) == ("toy", 3, "toy")
     assert type(found) is importlib.import_module("toys_of_a_stranger").Toy
     assert build("loss", "toys_of_a_stranger:Toy").size == 1
+
+
+BASE = "from retrodistill.losses.batch import Loss\nclass Base(Loss):\n    def terms(self, batch): ...\n"
+DERIVED = (
+    "from typing import Literal\nfrom base_of_a_stranger import Base\n"
+    "class Toy(Base):\n    kind: Literal['toy'] = 'toy'\n    size: int = 1\n"
+)
+
+
+def test_the_code_of_a_class_from_elsewhere_is_that_of_its_file_and_its_bases(tmp_path, monkeypatch):
+    files = {"base_of_a_stranger": BASE, "derived_of_a_stranger": DERIVED}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    toy = build("loss", "derived_of_a_stranger:Toy")
+    expected = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    assert code_of(toy) == code_of([KL(), toy]) == {"code": expected}
+    assert code_of(toy.model_copy(update={"size": 4})) == {"code": expected}
+    (tmp_path / "base_of_a_stranger.py").write_text(BASE + "    size: int = 3\n")
+    changed = code_of(toy)["code"]
+    assert {name for name in files if changed[name] != expected[name]} == {"base_of_a_stranger"}
+
+
+def test_parts_of_the_package_have_no_code_and_those_in_options_have_theirs():
+    assert code_of(KL(), [Top(n=3)], BM25()) == {}
+    within = Rerank(sources=(BM25(),), teacher="bm25", depth=3)
+    assert code_of(within) == {}
+    assert code_of(within.model_copy(update={"sources": (Echo(),)}))["code"].keys() == {__name__}
 
 
 @pytest.mark.parametrize("made", [Echo(), Echo(times=4)])

@@ -194,7 +194,9 @@ def score(
 )
 @click.option("--teacher", "teachers", multiple=True, help="Whose stored scores to learn from; as given to `score`.")
 @click.option("--combine", help="How several teachers become one, such as {kind: mean, normalise: zscore}.")
-@click.option("--dev", help="The split that evaluate_every=N measures on; the weights that are best there are kept.")
+@click.option(
+    "--dev", help="The split that evaluate_every=N, then needed, measures on; the weights that are best there are kept."
+)
 @options.store
 @options.seed
 @options.out("The trained model's folder.")
@@ -232,9 +234,10 @@ def train(
     judges = [part("teacher", teacher) for teacher in teachers]
     rule = part("combination", combine) if combine else None
     loop = options_from(TrainOptions, settings)
+    if dev is not None and loop.evaluate_every is None:
+        raise InputError(f"--dev {dev}: nothing is measured on it; add evaluate_every=N, or leave --dev out")
     found, collection = Candidates.read(candidates), open_collection(data)
-    scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
-    compared = steps.teacher_preferences(found, collection, judges, ScoreStore(store))
+    taught = steps.taught(found, collection, judges, ScoreStore(store), rule)
     extra = {"teachers": [judge.label for judge in judges]}
     manifest = train_student(
         learner,
@@ -242,11 +245,10 @@ def train(
         found,
         collection,
         out,
-        teacher=scores,
         options=loop,
         seed=seed,
         dev=dev,
-        preferences=compared,
+        **taught,
         extra=extra,
     )
     click.echo(f"{out}: {manifest['steps']} steps in {manifest['seconds']:.0f} s, {loss_line(manifest['log'])}")

@@ -15,6 +15,7 @@ from retrodistill.errors import InputError
 
 Role = Literal["query", "document"]
 Precision = Literal["fp32", "bf16"]
+TrainPrecision = Literal["fp32", "bf16", "fp16"]
 
 # On a CPU, large outputs lose speed to page faults (1,024 to 2,048 tokens were best); a GPU wants more at once.
 TOKENS_A_BATCH = {"cpu": 2_048, "cuda": 65_536}
@@ -42,13 +43,14 @@ def device_of(name: str | None) -> str:
     return name
 
 
-def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Run matrix products in bfloat16 where asked for; everything else stays float32."""
+def autocast(device: str, precision: TrainPrecision) -> contextlib.AbstractContextManager[Any]:
+    """Run matrix products in half precision where asked for; everything else stays float32."""
     import torch
 
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device_type=torch.device(device).type, dtype=half)
 
 
 def quiet_libraries() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence, Set
 from torch import Tensor
 from torch.nn import functional
 
-_ROWS = 64
+_ROWS, _TOKENS = 64, 16
 
 
 def filled(rows: Tensor) -> Tensor:
@@ -21,6 +21,17 @@ def filled(rows: Tensor) -> Tensor:
         rows: (rows, width).
     """
     return functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
+
+
+def width(longest: int, limit: int | None = None) -> int:
+    """Tokens that texts are padded to in training: a multiple of 16 where the model reads as many, for the same reason.
+
+    Args:
+        longest: tokens of the longest text.
+        limit: tokens that the model reads.
+    """
+    full = -(-longest // _TOKENS) * _TOKENS
+    return full if limit is None else max(longest, min(full, limit))
 
 
 def distinct(parts: Sequence[Set[Hashable]], count: float) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrodistill.encoders.sizes import width
 from retrodistill.files import digest_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def features(model: Any, tokens: Sequence[np.ndarray], role: str) -> dict[str, T
         ids = torch.from_numpy(np.concatenate([*tokens, np.empty(0, np.int32)]).astype(np.int64))
         return {"input_ids": ids.to(device), "offsets": torch.from_numpy(starts).to(device)}
     lengths = np.array([len(ids) for ids in tokens])
-    mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    mask = np.arange(width(lengths.max(initial=1), model.max_seq_length)) < lengths[:, None]
     block = np.full(mask.shape, model.tokenizer.pad_token_id or 0, dtype=np.int64)
     block[mask] = np.concatenate(tokens)
     expanded = block < 0

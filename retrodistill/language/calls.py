@@ -21,7 +21,7 @@ from retrodistill.files import digest_of
 from retrodistill.language import replies
 from retrodistill.language.accounts import Account, Usage
 from retrodistill.language.pacing import Pace
-from retrodistill.language.replies import BadReplyError, NoLogprobsError
+from retrodistill.language.replies import BadReplyError, NoLogprobsError, UnclearError
 
 if TYPE_CHECKING:
     import httpx2
@@ -117,7 +117,8 @@ class Caller:
         """
         self.reasons = {}
         answers: dict[str, Any] = {call.key: account.answer(call.key) for call in calls}
-        missing = list({call.key: call for call in calls if answers[call.key] is None}.values())
+        # an empty answer is what an earlier version kept of one that names nothing
+        missing = list({call.key: call for call in calls if answers[call.key] in (None, [])}.values())
         if missing:
             before = self._failures.copy()
             try:
@@ -174,6 +175,11 @@ class Caller:
         """Raise where it is not this request that is wrong."""
         if reason == NoLogprobsError.reason:
             raise InputError(f"{self.terms.url}: {reason}; {call.without_logprobs}")
+        if reason == str(UnclearError()) and self._failures[reason] >= _TELLING:
+            raise InputError(
+                f"{self.terms.url}: {reason}, {_TELLING} times and from the first; look at the template, which has to "
+                "say what to answer, or choose a model that follows it. They are asked again in the next run"
+            )
         if (alone and reason.startswith(_UNREACHED)) or self._failures.total() >= _TELLING:
             raise InputError(
                 f"{self.terms.url}: {reason}{self._details[reason]}, {attempts} times; no request was answered. Is the "
@@ -216,11 +222,11 @@ class Caller:
             self._expect_same_model(reply, account)
             return call.read(reply)
         except BadReplyError as error:
-            raise _TroubleError(str(error)) from error
+            raise _TroubleError(str(error), again=not isinstance(error, UnclearError)) from error
 
     def _expect_same_model(self, reply: Mapping[str, Any], account: Account) -> None:
         found = reply.get("model")
-        if isinstance(found, str) and account.served(found) != found:
+        if isinstance(found, str) and account.served(replies.whole(found)) != replies.whole(found):
             raise BadReplyError("another model answered than at first; set `revision` to begin anew with it")
 
     async def _post(self, client: httpx2.AsyncClient, call: Call) -> bytes:
@@ -282,8 +288,9 @@ def _said(content: bytes, key: str | None) -> str:
         value = json.loads(content)
         error = value.get("error", value)
         words = str(error.get("message") if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
+    words = replies.whole(words)
     if key:
         words = words.replace(key, "(key)")
     return f" ({' '.join(words.split())[:200]})"

@@ -23,6 +23,7 @@ from retrodistill.registry import Part
 
 # Tokens that a label in words may take, quotes and all.
 _LABEL_TOKENS = 16
+_SECRET = re.compile(r"(?i).*(api[-_]?key|authorization|secret|password|bearer|access[-_]?token).*")
 _OWN = ("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "logprobs")
 
 
@@ -93,6 +94,8 @@ class OpenAI(Part):
         taken = [name for name in _OWN if name in self.body]
         if taken:
             raise ValueError(f"body: {taken[0]!r} is set by the request itself; leave it out")
+        if _names_a_key(self.body):  # which would be in the store, and in every manifest
+            raise ValueError("body: a key comes from the environment; name its variable as key_env")
         return self
 
     def check(self) -> None:
@@ -113,6 +116,11 @@ class OpenAI(Part):
         if not key:
             raise InputError(
                 f"openai:{self.model}: the environment variable {self.key_env} is not set; it holds the key"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(
+                f"openai:{self.model}: the environment variable {self.key_env} holds characters that no key has; "
+                "copy the key anew"
             )
         return key
 
@@ -170,13 +178,11 @@ class RemoteModel:
         listed = list(choices)
         by_text = self.options.answers == "text"
 
-        def read(reply: dict[str, Any]) -> list[float | None]:
+        def read(reply: dict[str, Any]) -> list[float]:
             if by_text:
                 row = replies.chosen(replies.text(reply), listed)
-                return (
-                    [] if row is None else [0.0 if place == row else self.options.floor for place in range(len(listed))]
-                )
-            return replies.choice_logprobs(replies.first_token(reply), listed) or []
+                return [0.0 if place == row else self.options.floor for place in range(len(listed))]
+            return replies.choice_logprobs(replies.first_token(reply), listed)
 
         reading = {"choices": listed, "answers": self.options.answers, "floor": self.options.floor}
         calls = [self._label_call(prompt, by_text, read, reading) for prompt in prompts]
@@ -229,10 +235,7 @@ class RemoteModel:
         for row, answer in zip(order, answers, strict=True):
             placed[row] = answer
         said = self._caller.reasons
-        self.reasons = [
-            said.get(call.key, "" if answer else "the answer names none of what was asked for")
-            for call, answer in zip(calls, placed, strict=True)
-        ]
+        self.reasons = [said.get(call.key, "") for call in calls]
         return placed
 
     def _label_call(self, prompt: Prompt, by_text: bool, read: Any, reading: Any) -> Call:
@@ -262,6 +265,14 @@ class RemoteModel:
         body = {"model": options.model, **_asked(prompt), limit: max_tokens, **warmth, **asked, **options.body}
         path = "completions" if isinstance(prompt.messages, str) else "chat/completions"
         return Call(path, body, read, {"revision": options.revision, **reading}, without)
+
+
+def _names_a_key(body: JsonValue) -> bool:
+    if isinstance(body, list):
+        return any(map(_names_a_key, body))
+    if not isinstance(body, dict):
+        return False
+    return any(_SECRET.fullmatch(name) or _names_a_key(value) for name, value in body.items())
 
 
 def _free(_usage: Usage) -> float:

@@ -14,10 +14,19 @@ from typing import Any
 from retrodistill.language.accounts import Usage
 
 CHARACTERS_A_TOKEN = 4
+# Beyond this no count of tokens is one.
+_COUNTABLE = 2**40
 
 
 class BadReplyError(Exception):
     """A reply that cannot be believed; the message says why, without a word of it."""
+
+
+class UnclearError(BadReplyError):
+    """A whole answer that names nothing of what was asked for: the same question would bring the same again."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer names none of what was asked for")
 
 
 class NoLogprobsError(BadReplyError):
@@ -37,7 +46,7 @@ def parse(content: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadReplyError("the reply is no JSON, or not all of it") from error
     if not isinstance(value, dict) or not isinstance(value.get("choices"), list):
         raise BadReplyError("the reply has no choices")
@@ -58,9 +67,9 @@ def usage(content: bytes, body: Mapping[str, Any]) -> Usage:
         details = told.get("prompt_tokens_details") or {}
         prompt, answer = int(told["prompt_tokens"]), int(told.get("completion_tokens") or 0)
         cached = int(details.get("cached_tokens") or 0)
-        if min(prompt, answer, cached, prompt - cached) >= 0:
+        if min(prompt, answer, cached, prompt - cached) >= 0 and max(prompt, answer) < _COUNTABLE:
             return Usage(prompt, answer, cached)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         pass  # what is no JSON, or has no count: the estimate stands in
     return Usage(expected_tokens(body), 0, counted=False)
 
@@ -81,7 +90,12 @@ def text(reply: Mapping[str, Any]) -> str:
     found = first["message"].get("content") if isinstance(first.get("message"), dict) else first.get("text")
     if not isinstance(found, str) or not found.strip():
         raise BadReplyError("the reply holds no text")
-    return found
+    return whole(found)
+
+
+def whole(words: str) -> str:
+    """Words of a server without halves of surrogate pairs, which JSON can bring and no file can hold."""
+    return words.encode("utf-8", "replace").decode()
 
 
 def first_token(reply: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -105,7 +119,7 @@ def first_token(reply: Mapping[str, Any]) -> list[tuple[str, float]]:
         raise BadReplyError("the reply's log-probabilities have an unknown form") from error
 
 
-def choice_logprobs(tokens: Sequence[tuple[str, float]], choices: Sequence[str]) -> list[float | None] | None:
+def choice_logprobs(tokens: Sequence[tuple[str, float]], choices: Sequence[str]) -> list[float]:
     """The log-probability of each choice among the likeliest first tokens.
 
     A token stands for a choice where it is the choice, or else begins it and no other choice; where no token does as
@@ -113,11 +127,14 @@ def choice_logprobs(tokens: Sequence[tuple[str, float]], choices: Sequence[str])
     less likely than all that are: it gets the least listed log-probability, its upper bound.
 
     Returns:
-        A number a choice; None where none of them is listed.
+        A number a choice.
+
+    Raises:
+        UnclearError: none of them is listed.
     """
     found = [_of_choice(tokens, choice, choices) for choice in choices]
     if all(value is None for value in found):
-        return None
+        raise UnclearError
     least = min(value for _, value in tokens)
     return [least if value is None else value for value in found]
 
@@ -140,10 +157,13 @@ def _of_choice(tokens: Sequence[tuple[str, float]], choice: str, choices: Sequen
     return None
 
 
-def chosen(answer: str, choices: Sequence[str]) -> int | None:
-    """Which choice an answer in words begins with, marks before it aside; None where that is none or several.
+def chosen(answer: str, choices: Sequence[str]) -> int:
+    """Which choice an answer in words begins with, marks before it aside.
 
     Case counts only where it tells two choices apart. The longest choice counts: `10` is not `1`.
+
+    Raises:
+        UnclearError: that is none or several.
     """
     said = answer.lstrip(" \t\r\n\"'`*([{<").rstrip()
     for fold in (str, str.casefold):
@@ -151,8 +171,10 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
         if fits:
             longest = max(len(choices[row].strip()) for row in fits)
             best = [row for row in fits if len(choices[row].strip()) == longest]
-            return best[0] if len(best) == 1 else None
-    return None
+            if len(best) == 1:
+                return best[0]
+            break
+    raise UnclearError
 
 
 def _starts_with_word(said: str, word: str) -> bool:

@@ -36,6 +36,8 @@ class ScoreBatch:
         preferences: (Q, D, D), entry [q, i, j] a teacher's probability that document i is better than j, NaN where it
             was not asked; None where no teacher compares documents.
         weights: float32, above 0 where `valid`; None where all count alike, which is the same as ones.
+        certainty: float32, above 0: how much the teacher's score counts beside the others of its query, to a loss that
+            `heeds` it; None where all count alike.
     """
 
     student: Tensor
@@ -47,6 +49,7 @@ class ScoreBatch:
     valid: Tensor
     preferences: Tensor | None = None
     weights: Tensor | None = None
+    certainty: Tensor | None = None
 
     @property
     def taught(self) -> Tensor:
@@ -54,9 +57,11 @@ class ScoreBatch:
         return self.own & self.valid & self.judged
 
     @property
-    def pair_weights(self) -> Tensor | None:
-        """The product of the weights of two documents, (Q, D, D)."""
-        return None if self.weights is None else self.weights.unsqueeze(-1) * self.weights.unsqueeze(-2)
+    def taught_weights(self) -> Tensor | None:
+        """How much a document counts where the teacher's score is learnt from: the product of weight and certainty."""
+        if self.certainty is None or self.weights is None:
+            return self.weights if self.certainty is None else self.certainty
+        return self.weights * self.certainty
 
     def lists(self) -> ScoreBatch:
         """Each query's own documents side by side, so that a matrix of their pairs is small.
@@ -83,6 +88,7 @@ class ScoreBatch:
             valid=kept,
             preferences=preferences,
             weights=None if self.weights is None else self.weights.gather(-1, columns),
+            certainty=None if self.certainty is None else self.certainty.gather(-1, columns),
         )
 
 
@@ -92,9 +98,11 @@ class Loss(Part):
     Attributes:
         weight: what its value is multiplied with in the sum, a number or a schedule over the training.
         weighs: it counts documents by `ScoreBatch.weights`; otherwise all count alike, whatever is mined.
+        heeds: it counts the teacher's scores by `ScoreBatch.certainty`; otherwise all count alike, however sure.
     """
 
     weighs: ClassVar[bool] = False
+    heeds: ClassVar[bool] = False
 
     weight: Weight = Field(1.0, description="a number, or a schedule such as {start: 0, end: 1, over: 0.3}")
 
@@ -135,10 +143,11 @@ class Loss(Part):
         found, queries = self.terms(batch), len(batch.own)
         said = [_said(part) for part in (found if isinstance(found, tuple) else (found,))]
         if said != [f"floating ({queries},)", f"bool ({queries},)"]:
+            where = f"{type(self).__module__}:{type(self).__qualname__}"
             raise InputError(
-                f"loss {self.kind} ({type(self).__module__}:{type(self).__qualname__}): terms gave {' and '.join(said)} "
-                f"for {queries} queries, expected floating ({queries},) and bool ({queries},): the loss of each query "
-                "and whether it has one; the mean over queries is taken for it"
+                f"loss {self.kind} ({where}): terms gave {' and '.join(said)} for {queries} queries, expected floating "
+                f"({queries},) and bool ({queries},): the loss of each query and whether it has one; the mean over "
+                "queries is taken for it"
             )
         return found
 
@@ -169,6 +178,11 @@ def masked_mean(values: Tensor, mask: Tensor, weights: Tensor | None = None) -> 
     weights = weights.masked_fill(~mask, 0.0)
     total = weights.sum(-1)
     return (weights * values.masked_fill(~mask, 0.0)).sum(-1) / torch.where(total > 0, total, 1.0)
+
+
+def pair_weights(weights: Tensor | None) -> Tensor | None:
+    """The product of the weights of two documents, (Q, D) to (Q, D, D)."""
+    return None if weights is None else weights.unsqueeze(-1) * weights.unsqueeze(-2)
 
 
 def pair_mean(values: Tensor, pairs: Tensor, weights: Tensor | None = None) -> Tensor:

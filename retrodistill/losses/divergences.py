@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,13 @@ from retrodistill.losses.targets import Tempered
 
 
 class Divergence(Tempered):
-    """A distance of two distributions, `p = softmax(t / T_t)` and `q = softmax(s / T_s)`, over judged documents."""
+    """A distance of two distributions, `p = softmax(t / T_t)` and `q = softmax(s / T_s)`, over judged documents.
+
+    A document's share in both is multiplied with the certainty of its score, where scores have one, before they are
+    brought to 1: what is uncertain moves little, and where the student says what the teacher says the distance is 0.
+    """
+
+    heeds: ClassVar[bool] = True
 
     def entries(self, batch: ScoreBatch) -> Tensor:
         """What a query's distributions are over, bool (Q, D)."""
@@ -34,6 +40,8 @@ class Divergence(Tempered):
         mask = self.entries(batch)
         teacher = self.cooled_target(self.said(batch)).masked_fill(~mask, 0.0)
         student = self.cooled(batch.student)
+        if batch.certainty is not None:
+            teacher, student = teacher + batch.certainty.log(), student + batch.certainty.log()
         parts = self.between(masked_log_softmax(teacher, mask), masked_log_softmax(student, mask))
         return parts.masked_fill(~mask, 0.0).sum(-1), mask.sum(-1) >= 2
 

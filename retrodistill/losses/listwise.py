@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -22,13 +22,15 @@ class ListNet(Tempered, Targeted):
     Source: Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach" (top-one probabilities).
     """
 
+    heeds: ClassVar[bool] = True
     kind: Literal["listnet"] = "listnet"
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """One cross-entropy a query; fewer than two documents teach nothing."""
         target, mask = self.wanted(batch)
-        shares = masked_log_softmax(self.cooled_target(target), mask).exp()
-        logs = masked_log_softmax(self.cooled(batch.student), mask)
+        prior = batch.certainty.log() if self.target == "teacher" and batch.certainty is not None else 0.0
+        shares = masked_log_softmax(self.cooled_target(target) + prior, mask).exp()
+        logs = masked_log_softmax(self.cooled(batch.student) + prior, mask)
         return -(shares * logs).masked_fill(~mask, 0.0).sum(-1), mask.sum(-1) >= 2
 
 

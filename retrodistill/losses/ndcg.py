@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from retrodistill.losses.batch import ScoreBatch, pair_mean
+from retrodistill.losses.batch import ScoreBatch, pair_mean, pair_weights
 from retrodistill.losses.orders import differences, pairs, ranks, soft_ranks
 from retrodistill.losses.targets import Targeted
 
@@ -71,6 +71,7 @@ class Lambda(Targeted):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["lambda"] = "lambda"
     scheme: Scheme = "ndcg_loss2++"
     cutoff: int | None = Field(None, ge=1, description="the k of nDCG@k; none: the whole list")
@@ -91,7 +92,7 @@ class Lambda(Targeted):
             top = rank <= self.cutoff
             kept = kept & (top.unsqueeze(-1) | top.unsqueeze(-2))
         losses = self._weights(gains, rank) * softplus(-differences(student))
-        return pair_mean(losses, kept, lists.pair_weights), better.any((-1, -2))
+        return pair_mean(losses, kept, pair_weights(self.counting(lists))), better.any((-1, -2))
 
     def _weights(self, gains: Tensor, rank: Tensor) -> Tensor:
         if self.scheme == "ndcg_loss1":

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.special import entr
 
-from retrodistill.losses.batch import Loss, ScoreBatch, masked_mean, pair_mean
+from retrodistill.losses.batch import Loss, ScoreBatch, masked_mean, pair_mean, pair_weights
 from retrodistill.losses.ndcg import relative_gains, swaps
 from retrodistill.losses.orders import differences, pairs, ranks
 from retrodistill.losses.targets import Targeted, Tempered
@@ -28,6 +28,7 @@ class MarginMSE(Loss):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["margin_mse"] = "margin_mse"
     scale: float = Field(1.0, gt=0, description="what the student's scores are multiplied with")
     pairs: Literal["positive", "all"] = Field("positive", description="each positive against the rest, or all pairs")
@@ -39,20 +40,20 @@ class MarginMSE(Loss):
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """The mean over a query's pairs."""
-        mask = batch.taught
+        mask, weights = batch.taught, batch.taught_weights
         error = self.scale * batch.student.float() - batch.teacher.float()
         # s+ - s- - (t+ - t-) is the difference of (s - t) at the positive and at the other; its mean square over all
         # pairs follows from each side's mean and variance, without a matrix of pairs, which grows with D squared
         if self.pairs == "all":
-            _, variance = _moments(error, mask, batch.weights)
-            weights = mask.float() if batch.weights is None else batch.weights.masked_fill(~mask, 0.0)
-            total, several = weights.sum(-1), mask.sum(-1) >= 2
+            _, variance = _moments(error, mask, weights)
+            counts = mask.float() if weights is None else weights.masked_fill(~mask, 0.0)
+            total, several = counts.sum(-1), mask.sum(-1) >= 2
             # of the weight of all pairs, what is left without those of a document with itself
-            apart = total - weights.square().sum(-1) / torch.where(several, total, 1.0)
+            apart = total - counts.square().sum(-1) / torch.where(several, total, 1.0)
             return 2 * variance * total / torch.where(several, apart, 1.0), several
         positive, other = mask & batch.positive, mask & ~batch.positive
-        mean_positive, variance_positive = _moments(error, positive, batch.weights)
-        mean_other, variance_other = _moments(error, other, batch.weights)
+        mean_positive, variance_positive = _moments(error, positive, weights)
+        mean_other, variance_other = _moments(error, other, weights)
         errors = variance_positive + variance_other + (mean_positive - mean_other).square()
         return errors, positive.any(-1) & other.any(-1)
 
@@ -77,6 +78,7 @@ class RankNet(Targeted):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["ranknet"] = "ranknet"
     temperature: float = Field(1.0, gt=0, description="of the student")
     weights: Literal["none", "difference", "ndcg"] = "none"
@@ -89,14 +91,15 @@ class RankNet(Targeted):
         apart = differences(target)
         better = pairs(mask) & (apart > 0)
         losses, counted = softplus(-differences(student)), better.any((-1, -2))
+        own = pair_weights(self.counting(lists))
         if self.weights == "none":
-            return pair_mean(losses, better, lists.pair_weights), counted
+            return pair_mean(losses, better, own), counted
         if self.weights == "difference":
             weights = apart
         else:
             gains = relative_gains(target, mask, scaled=self.target == "teacher")
             weights = swaps(gains, ranks(student, target, mask))
-        weights = (weights if lists.pair_weights is None else weights * lists.pair_weights).masked_fill(~better, 0.0)
+        weights = (weights if own is None else weights * own).masked_fill(~better, 0.0)
         total = weights.sum((-1, -2))
         return (weights * losses).sum((-1, -2)) / torch.where(counted, total, 1.0), counted
 
@@ -114,12 +117,15 @@ class Preference(Tempered):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["preference"] = "preference"
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """The mean over a query's pairs."""
         lists = batch.lists()
+        own = lists.weights
         if lists.preferences is None:
+            own = lists.taught_weights
             compared = pairs(lists.taught)
             teacher = self.cooled_target(lists.teacher).masked_fill(~lists.taught, 0.0)
             wanted = torch.sigmoid(differences(teacher))
@@ -129,7 +135,7 @@ class Preference(Tempered):
         student = differences(self.cooled(lists.student).masked_fill(~lists.own, 0.0))
         crossed = binary_cross_entropy_with_logits(student, wanted, reduction="none")
         losses = crossed - entr(wanted) - entr(1 - wanted)
-        return pair_mean(losses, compared, lists.pair_weights), compared.any((-1, -2))
+        return pair_mean(losses, compared, pair_weights(own)), compared.any((-1, -2))
 
 
 LOSSES = {"margin_mse": MarginMSE, "ranknet": RankNet, "preference": Preference}

@@ -24,6 +24,7 @@ class MSE(Loss):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["mse"] = "mse"
     scale: float = Field(1.0, gt=0, description="what the student's scores are multiplied with")
 
@@ -31,7 +32,7 @@ class MSE(Loss):
         """The mean over a query's candidates."""
         mask = batch.taught
         error = self.scale * batch.student.float() - batch.teacher.float().masked_fill(~mask, 0.0)
-        return masked_mean(error.masked_fill(~mask, 0.0).square(), mask, batch.weights), mask.any(-1)
+        return masked_mean(error.masked_fill(~mask, 0.0).square(), mask, batch.taught_weights), mask.any(-1)
 
 
 class BCE(Tempered, Targeted):
@@ -46,6 +47,7 @@ class BCE(Tempered, Targeted):
     """
 
     weighs: ClassVar[bool] = True
+    heeds: ClassVar[bool] = True
     kind: Literal["bce"] = "bce"
 
     def terms(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ class BCE(Tempered, Targeted):
         relevant = torch.sigmoid(self.cooled_target(target)) if self.target == "teacher" else (target > 0).float()
         student = self.cooled(batch.student).masked_fill(~mask, 0.0)
         losses = binary_cross_entropy_with_logits(student, relevant, reduction="none")
-        return masked_mean(losses, mask, batch.weights), mask.any(-1)
+        return masked_mean(losses, mask, self.counting(batch)), mask.any(-1)
 
 
 LOSSES = {"mse": MSE, "bce": BCE}

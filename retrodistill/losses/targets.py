@@ -41,6 +41,10 @@ class Targeted(Loss):
         """Where the target is the labels'."""
         return self.target == "labels"
 
+    def counting(self, batch: ScoreBatch) -> Tensor | None:
+        """How much each document counts, (Q, D): by the teacher's certainty too, where the target is the teacher's."""
+        return batch.taught_weights if self.target == "teacher" else batch.weights
+
     def wanted(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """The target and where there is one.
 

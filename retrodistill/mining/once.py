@@ -13,7 +13,7 @@ from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of
 from retrodistill.mining.mine import mine
-from retrodistill.registry import Part
+from retrodistill.registry import Part, code_of
 
 # Of what mining makes of a search that drops and adds nothing. Raised when it makes other candidates than before.
 VERSION = 1
@@ -60,6 +60,7 @@ def _path(collection: Collection, split: str, sources: Sequence[Part], depth: in
         "queries": [[query, sorted(collection.barred(query))] for query in qrels],
         "judgements": qrels,  # their grades stand beside the candidates
         "sources": [[source.label, cast(Any, source).open(collection).identity] for source in sources],
+        **code_of(sources),
         "depth": depth,
     }
     return cache_folder("candidates") / f"{digest_of(made_of)[:32]}.parquet"

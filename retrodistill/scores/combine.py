@@ -37,12 +37,17 @@ class Combination(Part):
     A teacher's scale comes from the scores that it has: where it lacks some of a query's documents, its mean, extremes
     and ranks are over the others. What is made of a document's scores is over the teachers that have one for it.
 
+    With `weigh: disagreement` what the teachers disagree about counts less, to the losses that heed it: a document's
+    score by `1 / (1 + d^2)`, d the standard deviation over the teachers that judged it, on the common scale.
+
     Attributes:
         temperatures: what each teacher's raw scores are divided by first, as it was calibrated.
+        weigh: by what a document's score counts in training, beside the others of its query.
     """
 
     argument: ClassVar[str | None] = "normalise"
     normalise: Normaliser = "zscore"
+    weigh: Literal["disagreement"] | None = Field(None, description="what teachers disagree about is learnt less from")
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
 
     @property
@@ -67,14 +72,53 @@ class Combination(Part):
         Raises:
             InputError: there are not as many weights or temperatures as teachers.
         """
+        return self._in_parts(self._combine, scores, offsets)
+
+    def certainty(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+        """How much the score of each row counts, as `weigh` asks.
+
+        A row that only one teacher judged, of whose disagreement nothing is known, counts as the others do on the
+        average.
+
+        Args:
+            scores: as they are combined.
+            offsets: the same.
+
+        Returns:
+            float32, shape (N,), above 0 and up to 1; None where all count alike.
+
+        Raises:
+            InputError: no row was judged by two teachers.
+        """
+        if self.weigh is None:
+            return None
+        weights = self._in_parts(self._agreement, scores, offsets)
+        known = ~np.isnan(weights)
+        if not known.any():
+            raise InputError(
+                "combine: weigh: disagreement, and no candidate has a score of two teachers, which could disagree; "
+                "have them score the same candidates, or leave it out"
+            )
+        weights[~known] = weights[known].mean(dtype=np.float64)
+        return weights
+
+    def _agreement(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """`1 / (1 + d^2)` of what two or more judged; NaN elsewhere."""
+        values, judged, _ = self.scaled(scores, offsets)
+        return (1 / (1 + disagreement(values, judged) ** 2)).astype(np.float32)
+
+    def _in_parts(
+        self, make: Callable[[np.ndarray, np.ndarray], np.ndarray], scores: np.ndarray, offsets: np.ndarray
+    ) -> np.ndarray:
+        """A value a row, (N,), some queries at a time where a query's are made of its own scores alone."""
         _check_shapes(scores, offsets)
         if not self._by_query:
-            return self._combine(scores, offsets)
+            return make(scores, offsets)
         found = np.empty(scores.shape[1], dtype=np.float32)
         for start in range(0, max(1, len(offsets) - 1), _QUERIES_AT_ONCE):
             part = offsets[start : start + _QUERIES_AT_ONCE + 1]
             rows = slice(part[0], part[-1])
-            found[rows] = self._combine(scores[:, rows], part - part[0])
+            found[rows] = make(scores[:, rows], part - part[0])
         return found
 
     @property
@@ -209,11 +253,9 @@ class Agreed(Mean):
     def combined(self, values: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:
         """The weighted mean, NaN where the disagreement is above the quantile."""
         result = super().combined(values, judged, groups)
-        several = judged.sum(axis=0) > 1
-        if several.any():
-            deviations = np.zeros(values.shape[1])
-            deviations[several] = np.nanstd(np.where(judged, values, np.nan)[:, several], axis=0)
-            result[deviations > np.quantile(deviations[several], self.quantile)] = np.nan
+        deviations = disagreement(values, judged)
+        if not np.isnan(deviations).all():
+            result[deviations > np.nanquantile(deviations, self.quantile)] = np.nan
         return result
 
 
@@ -248,6 +290,14 @@ def averaged(values: np.ndarray, judged: np.ndarray, weights: np.ndarray) -> np.
     weights = np.where(judged, weights, 0)
     weight, total = weights.sum(axis=0), (weights * np.where(judged, values, 0)).sum(axis=0)
     return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
+
+
+def disagreement(values: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """The standard deviation (ddof 0) of each row's scores over the teachers that judged it: (N,); NaN below two."""
+    found, several = np.full(values.shape[1], np.nan), judged.sum(axis=0) > 1
+    if several.any():
+        found[several] = np.nanstd(np.where(judged, values, np.nan)[:, several], axis=0)
+    return found
 
 
 def sureness(logits: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:

@@ -13,6 +13,7 @@ from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import load_model
 from retrodistill.encoders.pairs import PairTemplate
+from retrodistill.encoders.sizes import width
 from retrodistill.encoders.tokens import rules_of
 from retrodistill.errors import InputError
 from retrodistill.students import assembly, cutting
@@ -109,13 +110,14 @@ class CrossEncoderStudent(Student):
         """Logits, shape (pairs,)."""
         import torch
 
-        causal, width = _is_causal(model), max(pair.shape[-1] for pair in tokens)
-        ids = np.full((len(tokens), width), model.tokenizer.pad_token_id or 0, dtype=np.int64)
+        causal, longest = _is_causal(model), max(pair.shape[-1] for pair in tokens)
+        full = longest if causal else width(longest, model.max_seq_length)
+        ids = np.full((len(tokens), full), model.tokenizer.pad_token_id or 0, dtype=np.int64)
         types, mask = np.zeros_like(ids), np.zeros_like(ids)
         for row, pair in enumerate(tokens):
             length = pair.shape[-1]
             # a language model answers behind the last token, where sentence-transformers looks for it
-            here = slice(width - length, width) if causal else slice(0, length)
+            here = slice(full - length, full) if causal else slice(0, length)
             ids[row, here], types[row, here], mask[row, here] = pair[0], pair[1], 1
         read = {"input_ids": ids, "attention_mask": mask}
         if "token_type_ids" in model.tokenizer.model_input_names:

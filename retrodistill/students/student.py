@@ -12,7 +12,7 @@ import numpy as np
 from retrodistill import models
 from retrodistill.emissions import Emission
 from retrodistill.encoders import tokens
-from retrodistill.registry import Part
+from retrodistill.registry import Part, code_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class Student(Part):
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides what the student starts from and how it is trained: weights and options."""
-        return {**self.model_dump(exclude={"model"}), "weights": models.digest(self.model)}
+        return {**self.model_dump(exclude={"model"}), **code_of(self), "weights": models.digest(self.model)}
 
     @abstractmethod
     def load(self, device: str) -> Any:

@@ -138,7 +138,7 @@ class Listwise(Ordering, Asking):
 
     def orders(self, asker: Orderer, prompts: Sequence[Prompt], counts: Sequence[int]) -> list[Order | None]:
         """What the model makes of windows of so many documents."""
-        said = asker.model.generate(prompts, max_tokens=8 * max(counts, default=1))
+        said = asker.model.generate(prompts, max_tokens=8 * self.window)  # the same for each, so that it is asked once
         return [None if text is None else parsed(text, count) for text, count in zip(said, counts, strict=True)]
 
 

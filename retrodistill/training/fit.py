@@ -37,6 +37,9 @@ def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
     unmoved = [loss.kind for loss in losses if not loss.weighs]
     if unmoved and lists.candidates.weights is not None:
         console.say(f"note: the candidates have weights, which {', '.join(unmoved)} does not look at")
+    unheeding = [loss.kind for loss in losses if loss.needs_teacher and not loss.heeds]
+    if unheeding and lists.certainty is not None:
+        console.say(f"note: the teachers are weighed by their disagreement, which {', '.join(unheeding)} does not heed")
 
 
 def misfit(student: Student, loss: Loss) -> str | None:

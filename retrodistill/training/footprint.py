@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from retrodistill.encoders.sizes import distinct
+from retrodistill.encoders.sizes import distinct, width
 from retrodistill.memory import forget_peak, peak
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def tried(
         model,
         losses,
         lambda role, rows: [texts[role][row] for row in rows],
-        precision=resolve_precision(options.precision, device),
+        precision=resolve_precision(options.precision.replace("fp16", "bf16"), device),  # of the same size
         max_tokens=2 * _LARGE + options.documents * 2**20,  # whatever a batch has is held at once
     )
     draw = _Draw(len(queries), len(documents))
@@ -159,7 +159,7 @@ def _sizes(objective: Objective, batch: Batch) -> set[Any]:
     for role, items in objective.items(batch).items():
         lengths = [item.shape[-1] for item in items]
         for rows in token_batches(lengths, tokens_a_batch(objective.device)):
-            found.add((role, len(rows), lengths[rows[0]]))
+            found.add((role, len(rows), width(lengths[rows[0]])))
     return found
 
 

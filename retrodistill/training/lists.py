@@ -43,6 +43,8 @@ class Batch:
             the query itself or what that was made of, or says what one of its positives says.
         weights: float32 (Q, D); how much a document counts for the query, as mined, 1 where it was not; None where
             mining weighed none.
+        certainty: float32 (Q, D); how much the teacher's score of a document counts, 1 where it has none; None where
+            all count alike.
     """
 
     queries: np.ndarray
@@ -53,6 +55,7 @@ class Batch:
     valid: np.ndarray
     preferences: np.ndarray | None = None
     weights: np.ndarray | None = None
+    certainty: np.ndarray | None = None
 
     @property
     def positive(self) -> np.ndarray:
@@ -84,6 +87,7 @@ class Batch:
             valid=self.valid[rows, columns],
             preferences=None if self.preferences is None else self.preferences[rows][:, columns][:, :, columns],
             weights=None if self.weights is None else self.weights[rows, columns],
+            certainty=None if self.certainty is None else self.certainty[rows, columns],
         )
 
 
@@ -102,10 +106,11 @@ class Lists:
         batch_size: queries a step.
         batches: `random` puts any queries together, `topics` such as have candidates in common.
         preferences: what a teacher that compares says of the candidates.
+        certainty: how much each of the teacher's scores counts, float32 (candidates,), above 0; None: all alike.
         seed: of order and draws.
 
     Raises:
-        InputError: there is not one score a candidate.
+        InputError: there is not one score a candidate, or not one certainty above 0.
     """
 
     def __init__(
@@ -120,11 +125,17 @@ class Lists:
         seed: int,
         batches: Batches = "random",
         preferences: Preferences | None = None,
+        certainty: np.ndarray | None = None,
     ) -> None:
         if teacher is not None and len(teacher) != len(candidates):
             raise InputError(
                 f"teacher: got {len(teacher)} scores for {len(candidates)} candidates; "
                 "give one for each, in the order of the rows, NaN where there is none"
+            )
+        if certainty is not None and not (len(certainty) == len(candidates) and bool(np.all(certainty > 0))):
+            raise InputError(
+                f"certainty: got {len(certainty)} values for {len(candidates)} candidates; "
+                "give one above 0 for each, in the order of the rows"
             )
         self.candidates = candidates
         self.collection = collection
@@ -139,7 +150,7 @@ class Lists:
         self._unlisted = self._heard(unsaid(candidates, collection))
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
         self.preferences = preferences
-        self._weights = candidates.weights
+        self._weights, self.certainty = candidates.weights, certainty
         self._topics = None
         if batches == "topics":
             self._topics = topics(self._docs, self._offsets, self.batch_size * BATCHES_A_TOPIC, seed)
@@ -178,7 +189,9 @@ class Lists:
         grades = np.zeros(shape, dtype=np.float32)
         own, valid = np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
         compared = None if self.preferences is None else np.full((*shape, len(documents)), np.nan, dtype=np.float32)
-        weights = None if self._weights is None else np.ones(shape, dtype=np.float32)
+        weights, certainty = (
+            None if of_rows is None else np.ones(shape, dtype=np.float32) for of_rows in (self._weights, self.certainty)
+        )
         texts = self.collection.corpus.texts(documents)
         ids = self.collection.corpus.ids_of(documents)
         asked = self.collection.queries.ids_of(self.queries[chosen])
@@ -191,8 +204,9 @@ class Lists:
             mined = self._rows(int(query))
             judged = np.isin(documents, self._docs[mined])
             teacher[place, judged] = _looked_up(documents[judged], self._docs[mined], self._teacher[mined])
-            if weights is not None and self._weights is not None:
-                weights[place, judged] = _looked_up(documents[judged], self._docs[mined], self._weights[mined])
+            for matrix, of_rows in ((weights, self._weights), (certainty, self.certainty)):
+                if matrix is not None and of_rows is not None:
+                    matrix[place, judged] = _looked_up(documents[judged], self._docs[mined], of_rows[mined])
             relevant, grade = self._relevant(int(query))
             known = np.isin(documents, relevant)
             grades[place, known] = _looked_up(documents[known], relevant, grade)
@@ -209,6 +223,7 @@ class Lists:
             valid=valid,
             preferences=compared,
             weights=weights,
+            certainty=certainty,
         )
 
     def _batches(self, epoch: int) -> list[np.ndarray]:

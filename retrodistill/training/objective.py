@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrodistill.encoders import Precision, autocast, token_batches
+from retrodistill.encoders import TrainPrecision, autocast, token_batches
 from retrodistill.encoders.common import tokens_a_batch
 from retrodistill.errors import InputError
 from retrodistill.losses.batch import Loss, ScoreBatch
@@ -57,6 +57,9 @@ class Objective:
         precision: of matrix products; losses are always float32.
         max_tokens: how many tokens may hold gradients at once.
         workers: the processes that share the work; one where None.
+
+    Attributes:
+        scaled: multiplies the sum before its gradient is taken, as fp16 wants it; what is told of it stays as it was.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Objective:
         losses: Sequence[Loss],
         tokens: TokensOf,
         *,
-        precision: Precision,
+        precision: TrainPrecision,
         max_tokens: int,
         workers: Workers | None = None,
     ) -> None:
@@ -78,6 +81,7 @@ class Objective:
         self.max_tokens = max_tokens
         self.workers = workers or Workers()
         self.device = str(model.device)
+        self.scaled: Callable[[Tensor], Tensor] = lambda total: total
 
     @property
     def looks_across(self) -> bool:
@@ -127,8 +131,7 @@ class Objective:
         chunks = list(_chunks(items, tokens_a_batch(self.device)))
         with autocast(self.device, self.precision):
             outputs = [self.student.embed(self.model, chunk.tokens, chunk.role) for chunk in chunks]
-        total, found = self._losses(batch, _joined(chunks, outputs), counts, progress)
-        total.backward()
+        found = self._pushed(batch, _joined(chunks, outputs), counts, progress)
         return found
 
     def _groups(self, batch: Batch, costs: np.ndarray, counts: dict[str, int], progress: float) -> _Found:
@@ -159,8 +162,7 @@ class Objective:
                 states[number] = self._random_state()
                 outputs[number] = self.student.embed(self.model, chunks[number].tokens, chunks[number].role)
         leaves = [output.leaf() for output in self.workers.gather(outputs, len(chunks), self.device)]
-        total, found = self._losses(batch, _joined(chunks, leaves), counts, progress)
-        total.backward()
+        found = self._pushed(batch, _joined(chunks, leaves), counts, progress)
         for number in mine:
             gradient = leaves[number].values.grad
             if gradient is None:
@@ -187,6 +189,14 @@ class Objective:
         """How many queries each loss has anything to learn from; no student is needed to know it."""
         empty = score_batch(batch, torch.zeros(batch.own.shape))
         return {name: int(loss.by_query(empty)[1].sum()) for name, loss in self.losses.items()}
+
+    def _pushed(
+        self, batch: Batch, embedded: Mapping[str, Embedded], counts: dict[str, int], progress: float
+    ) -> _Found:
+        """What is found of what was embedded, and the gradient of the sum sent back through it."""
+        total, found = self._losses(batch, embedded, counts, progress)
+        self.scaled(total).backward()
+        return found
 
     def _losses(
         self, batch: Batch, embedded: Mapping[str, Embedded], counts: dict[str, int], progress: float
@@ -280,6 +290,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         valid=valid if weights is None else valid & (weights > 0),
         preferences=None if batch.preferences is None else tensor(batch.preferences),
         weights=weights,
+        certainty=None if batch.certainty is None else tensor(batch.certainty),
     )
 
 

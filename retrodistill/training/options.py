@@ -27,7 +27,9 @@ class TrainOptions(BaseModel):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 clips nothing")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the processor has it; fp16 is for GPUs that have not"
+    )
     max_tokens: int = Field(
         16_384, ge=1, description="tokens that may hold gradients at once; more are computed in turns"
     )

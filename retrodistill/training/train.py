@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retrodistill import console
-from retrodistill.encoders import Precision, device_of, quiet_libraries
+from retrodistill.encoders import TrainPrecision, device_of, quiet_libraries
 from retrodistill.errors import InputError
 from retrodistill.files import atomic_folder, digest_of, refuse_to_replace, write_json, write_text
 from retrodistill.models import read_json
+from retrodistill.registry import code_of
 from retrodistill.rounding import is_quicker
 from retrodistill.training.card import CARD, card
 from retrodistill.training.fit import check
@@ -47,6 +48,7 @@ def train(
     seed: int = 0,
     dev: str | None = None,
     preferences: Preferences | None = None,
+    certainty: np.ndarray | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it to `out`, a folder that plain sentence-transformers loads.
@@ -66,17 +68,21 @@ def train(
         seed: of order, draws and dropout.
         dev: the split that `options.evaluate_every` measures on.
         preferences: what a teacher that compares says of the candidates.
+        certainty: how much each of the combined scores counts, float32 (candidates,), above 0; all alike where None.
         extra: what else the manifest says.
 
     Returns:
         The manifest that lies in `out` as manifest.json.
 
     Raises:
-        InputError: a loss needs labels or judgements and there are none, or scores that the student does not give; a
-            loss is not finite, there is not one score a candidate, a logger is not installed, a query of the dev split
-            is trained on, or `out` holds something that is no model of ours.
+        InputError: fp16 is asked for without a GPU, a loss needs labels or judgements and there are none, or scores
+            that the student does not give, a loss is not finite, there is not one score a candidate, a logger is not
+            installed, there is no such dev split or a query of it is trained on, or `out` holds something that is no
+            model of ours.
     """
     refuse_to_replace(out)
+    if dev is not None:
+        collection.query_ids(dev)
     options = options or TrainOptions()
     for logger in options.report_to:
         if find_spec(logger) is None:
@@ -91,6 +97,7 @@ def train(
         seed=seed,
         batches=options.batches,
         preferences=preferences,
+        certainty=certainty,
     )
     parts = cast("Sequence[Loss]", losses)
     learner = cast("Student", student)
@@ -105,8 +112,10 @@ def train(
         seed=seed,
         dev=dev,
         preferences=preferences,
+        certainty=certainty,
     )
     device = device_of(None)
+    resolve_precision(options.precision, device)
     measured = _dev(learner, lists, options, dev) if options.evaluate_every else None
     workers = Workers.start(device)
     with workers.first() as first:
@@ -156,19 +165,23 @@ def describe(
     seed: int,
     dev: str | None = None,
     preferences: Preferences | None = None,
+    certainty: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the trained weights; how often they are saved and who is told do not.
+    """Everything that decides the trained weights, the code of parts from elsewhere included.
+
+    How often they are saved and who is told do not.
 
     `max_tokens` does, in the last bits and through dropout's draws, although not in what is computed.
     """
     known = unsaid(candidates, collection)
     return {
         "student": cast("Student", student).identity,
-        "losses": [loss.model_dump() for loss in losses],
+        "losses": [{**loss.model_dump(), **code_of(loss)} for loss in losses],
         "options": options.model_dump(exclude={"checkpoint_every", "report_to"}),
         "candidates": candidates.digest,
         **({"relevant": digest_of(known)} if known else {}),
-        "teacher": None if teacher is None else hashlib.sha256(np.ascontiguousarray(teacher).data).hexdigest(),
+        "teacher": None if teacher is None else _digest(teacher),
+        **({} if certainty is None else {"certainty": _digest(certainty)}),
         **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,
         "seed": seed,
@@ -176,12 +189,22 @@ def describe(
     }
 
 
-def resolve_precision(asked: str, device: str) -> Precision:
-    """`auto` is bf16 where the processor multiplies it natively."""
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def resolve_precision(asked: str, device: str) -> TrainPrecision:
+    """`auto` is bf16 where the processor multiplies it natively.
+
+    Raises:
+        InputError: fp16 is asked for on a CPU, whose gradients nothing scales.
+    """
     import torch
 
+    if asked == "fp16" and not device.startswith("cuda"):
+        raise InputError("train.precision: fp16 is for a GPU, and torch sees none here; use auto, bf16 or fp32")
     if asked != "auto":
-        return cast(Precision, asked)
+        return cast(TrainPrecision, asked)
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if is_quicker() else "fp32"
@@ -202,7 +225,9 @@ def _dev(student: Student, lists: Lists, options: TrainOptions, split: str | Non
     from retrodistill.training.dev import Dev
 
     if split is None:
-        raise InputError("train.evaluate_every needs a split to measure on; name one as data.dev, or leave it out")
+        raise InputError(
+            "train.evaluate_every needs a split to measure on; name one as data.dev or --dev, or leave it out"
+        )
     collection = lists.collection
     trained = set(lists.candidates.queries)
     both = [query for query in collection.query_ids(split) if query in trained]

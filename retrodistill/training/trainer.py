@@ -97,6 +97,7 @@ class StudentTrainer(Trainer):
             weight_decay=options.weight_decay,
             max_grad_norm=options.max_grad_norm,
             seed=seed,
+            fp16=objective.precision == "fp16",
             use_cpu=objective.device == "cpu",
             save_steps=options.checkpoint_every if dev is None else options.evaluate_every,
             save_total_limit=2,
@@ -125,6 +126,8 @@ class StudentTrainer(Trainer):
         self.accelerator.prepare_model = lambda model, **_: model
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
+        if self.accelerator.scaler is not None:
+            objective.scaled = self.accelerator.scaler.scale
         self.objective = objective
         self.lists = lists
         self.dev = dev
@@ -139,7 +142,10 @@ class StudentTrainer(Trainer):
         batch = self.lists.batch(int(inputs["number"]))
         parts = self.objective.backward(batch, progress=self.state.global_step / self.state.max_steps)
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if not torch.isfinite(nn.utils.get_total_norm(gradients)):
+        # fp16 starts from too large a scale: a step that overflows is left out, and the scale halved
+        scaler = self.accelerator.scaler
+        last = scaler is None or scaler.get_scale() < 1
+        if last and not torch.isfinite(nn.utils.get_total_norm(gradients)):
             raise InputError(
                 f"the gradient at step {self.state.global_step + 1} is not finite although the loss is; a lower "
                 "learning_rate or precision=fp32 may help. The last checkpoint is kept"
@@ -266,7 +272,7 @@ class _Table(TrainerCallback):
             console.say(f"{state.global_step:>9,}  {name.removeprefix('eval_')} on dev {value:.4f}")
         if self.bar is None or self.bar.disable or not logs or "loss" not in logs or evaluated:
             return
-        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
         if state.global_step == 1 or state.global_step % self.every < args.logging_steps:
             hidden = ("epoch", "grad_norm")
             shown = {

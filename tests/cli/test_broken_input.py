@@ -200,6 +200,18 @@ def test_scores_that_are_missing(folder, tmp_path, tiny_model):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_dev_split_that_nothing_would_be_measured_on(folder, tmp_path, tiny_model):
+    path = tmp_path / "candidates.parquet"
+    assert call("mine", "--data", folder, "--source", "bm25", "--out", path).exit_code == 0
+    train = [
+        "train", "--data", folder, "--candidates", path, "--store", tmp_path / "store", "--student",
+        f"dense:{tiny_model}", "--loss", "infonce", "--out", tmp_path / "model",
+    ]  # fmt: skip
+    assert "--dev test: nothing is measured on it; add evaluate_every=N" in refused(*train, "--dev", "test")
+    assert "no split 'tset'; did you mean 'test'" in refused(*train, "--dev", "tset", "evaluate_every=1")
+    assert not (tmp_path / "model").exists() and not (tmp_path / "model.partial").exists()
+
+
 def test_a_damaged_part_of_the_store_is_named_and_left_out(folder, tmp_path):
     path, store = tmp_path / "candidates.parquet", tmp_path / "store"
     assert call("mine", "--data", folder, "--source", "bm25", "--out", path).exit_code == 0

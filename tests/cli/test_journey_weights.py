@@ -55,6 +55,40 @@ def test_a_recipe_that_weighs(tmp_path, tree, tiny_model):
     assert "mine      unchanged, skipped" in again.stderr and "train     unchanged, skipped" in again.stderr
 
 
+def test_a_recipe_whose_teachers_are_weighed_by_their_disagreement(tmp_path, tree, tiny_model):
+    tree["score"] = {"teachers": ["bm25", f"dense:{tiny_model}"], "combine": {"kind": "mean"}}
+    tree["train"]["losses"] = ["kl"]
+    folder, weigh = tmp_path / "runs" / "weighed", "score.combine.weigh=disagreement"
+    done("run", written(tmp_path, tree))
+    weights = (folder / "train" / "model.safetensors").read_bytes()
+    assert "certainty" not in json.loads((folder / "train" / "manifest.json").read_text())["inputs"]
+    told = done("run", written(tmp_path, tree), weigh).stderr
+    assert "train     unchanged" not in told and "evaluate  teacher unchanged" in told
+    assert json.loads((folder / "train" / "manifest.json").read_text())["inputs"]["certainty"]
+    assert (folder / "train" / "model.safetensors").read_bytes() != weights
+    assert "train     unchanged, skipped" in done("run", written(tmp_path, tree), weigh).stderr
+    # the same by hand
+    at = ["--data", tree["data"], "--store", tree["store"]]
+    done(
+        "train", *at, "--candidates", folder / "mine" / "candidates.parquet", "--student", json.dumps(tree["train"]["student"]),
+        "--loss", "kl", "--teacher", "bm25", "--teacher", f"dense:{tiny_model}", "--combine", "{kind: mean, weigh: disagreement}",
+        "--out", tmp_path / "m", "max_steps=2", "batch_size=4", "documents=4", "precision=fp32",
+    )  # fmt: skip
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "train" / "model.safetensors").read_bytes()
+    for change, said in [
+        (
+            "score.teachers=[bm25]",
+            "score.combine: weigh: disagreement, and one teacher does not disagree; leave it out",
+        ),
+        (
+            "train.losses=[listmle]",
+            "score.combine: listmle does not heed weigh; train with a loss that does, such as kl",
+        ),
+    ]:
+        told = call("validate", written(tmp_path, tree), weigh, change)
+        assert told.exit_code == 2 and said in told.stderr
+
+
 def test_what_cannot_be_weighed_is_told_before_anything_runs(tmp_path, tree):
     tree["mine"]["weigh"] = "cet:bm25"
     assert "no mistake found" in done("validate", written(tmp_path, tree)).stderr

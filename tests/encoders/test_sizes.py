@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retrodistill.encoders.sizes import distinct, filled
+from retrodistill.encoders.sizes import distinct, filled, width
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(0, 0), (1, 64), (64, 64), (65, 128)])
@@ -14,6 +14,13 @@ def test_rows_of_zeros_follow_up_to_a_multiple_of_64(rows, expected):
     assert full.shape == (expected, 3)
     assert full[:rows].eq(1).all()
     assert full[rows:].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit", "expected"), [(1, None, 16), (16, None, 16), (17, None, 32), (17, 20, 20), (17, 64, 32)]
+)
+def test_texts_are_padded_to_a_multiple_of_16_that_the_model_reads(longest, limit, expected):
+    assert width(longest, limit) == expected
 
 
 @pytest.mark.parametrize(

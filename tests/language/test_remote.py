@@ -135,6 +135,34 @@ def test_labels_in_words_get_0_and_the_others_the_floor():
     np.testing.assert_array_equal(found, np.array([[0, -7], [-7, 0], [np.nan, np.nan]], np.float32))
 
 
+def test_an_answer_that_names_nothing_is_asked_again_in_the_next_run_only(folder):
+    said = dict.fromkeys(("query and document 0", "query and document 2"), "Yes") | {"query and document 1": "Perhaps"}
+    with ChaosServer(logprobs=False, words=said.__getitem__) as server:
+        model = opened(server, answers="text")
+        assert np.isnan(model.choices(chats(3), ["Yes", "No"])[1]).all()
+        assert model.reasons == ["", "the answer names none of what was asked for", ""]
+        assert server.asked["query and document 1"] == 1
+        said["query and document 1"] = "No"
+        found = opened(server, answers="text", floor=-7).choices(chats(3), ["Yes", "No"])
+        assert opened(server, answers="text").choices(chats(3), ["Yes", "No"])[1].tolist() == [-10, 0]
+    assert found[1].tolist() == [-7, 0]
+    assert accounts.total(folder).requests == 3 + 3 + 1
+
+
+def test_a_model_that_names_nothing_from_the_first_is_left_after_a_few():
+    with ChaosServer(logprobs=False, words=lambda _: "Perhaps") as server:
+        with pytest.raises(InputError, match=r"names none of what was asked for, 20 times.*look at the template"):
+            opened(server, answers="text", concurrency=1).choices(chats(40), ["Yes", "No"])
+        assert server.asked.total() == 20
+
+
+def test_halves_of_surrogate_pairs_are_replaced(folder):
+    with ChaosServer(words=lambda _: "Yes \ud83d") as server:
+        assert opened(server).generate(chats(1), 4) == ["Yes ?"]
+        assert opened(server).generate(chats(1), 4) == ["Yes ?"]
+        assert server.asked.total() == 1
+
+
 def test_a_server_without_logprobs_is_told_clearly_and_soon():
     with ChaosServer(logprobs=False) as server:
         with pytest.raises(InputError, match="gives no log-probabilities; with `answers: text`"):
@@ -209,6 +237,22 @@ def test_a_missing_key_and_a_key_in_the_wrong_place_are_told_without_it(monkeypa
         with pytest.raises(InputError) as told:
             part("language_model", {"kind": "openai", "model": "m", "url": "http://a", **options})
         assert KEY not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "body", [{"api_key": KEY}, {"extra_headers": {"Authorization": KEY}}, {"a": [{"X-API-Key": KEY}]}]
+)
+def test_a_key_in_the_body_is_refused_without_it(body):
+    with pytest.raises(InputError, match="key_env") as told:
+        part("language_model", {"kind": "openai", "model": "m", "url": "http://a", "body": body})
+    assert KEY not in str(told.value)
+
+
+def test_a_key_that_no_header_takes_is_told_without_it(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}\N{EN DASH}")
+    with pytest.raises(InputError, match="JUDGE_KEY holds characters") as told:
+        OpenAI(model="m", url="http://a", key_env="JUDGE_KEY").check()
+    assert KEY not in str(told.value)
 
 
 def test_a_server_that_is_not_there_is_told_at_once():

@@ -27,7 +27,8 @@ def test_a_choice_may_begin_with_the_token_that_begins_no_other():
     found = replies.choice_logprobs(tokens, ["Perfectly relevant", "Relevant", "Related", "Not relevant"])
     assert found == [-0.2, -3.0, -3.0, -3.0]  # R begins two; they get the least that is listed
     assert replies.choice_logprobs([("1", -0.5), ("10", -1.0)], ["1", "10"]) == [-0.5, -1.0]
-    assert replies.choice_logprobs([("Maybe", -0.1)], ["Yes", "No"]) is None
+    with pytest.raises(replies.UnclearError):
+        replies.choice_logprobs([("Maybe", -0.1)], ["Yes", "No"])
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,8 @@ def test_a_choice_may_begin_with_the_token_that_begins_no_other():
     ],
 )  # fmt: skip
 def test_a_label_in_words(said, found):
-    assert replies.chosen(said, ["Yes", "No"]) == found
+    with pytest.raises(replies.UnclearError) if found is None else contextlib.nullcontext():
+        assert replies.chosen(said, ["Yes", "No"]) == found
 
 
 def test_the_longest_label_counts_and_case_only_where_it_matters():
@@ -47,7 +49,7 @@ def test_the_longest_label_counts_and_case_only_where_it_matters():
 
 
 @given(st.binary(max_size=60) | st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=4),
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4) | st.just(10**400) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(st.sampled_from(["choices", "message", "content", "text", "logprobs", "top_logprobs", "token", "logprob", "index", "usage", "prompt_tokens", "text_offset", "token_logprobs"]), inner, max_size=4),
     max_leaves=12,
@@ -56,7 +58,16 @@ def test_whatever_comes_is_read_or_refused_and_never_breaks(content):
     assert replies.usage(content, {"prompt": "four"}).prompt >= 0
     for read in (replies.text, replies.first_token, lambda reply: replies.echoed_logprobs(reply, 1, 3)):
         with contextlib.suppress(replies.BadReplyError):
-            assert read(replies.parse(content)) is not None
+            found = read(replies.parse(content))
+            assert found is not None
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # as the journal has it
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"usage": {"prompt_tokens": 1e999}}', b"\xff", b"1" * 10_000])
+def test_what_no_parser_takes_is_refused(content):
+    assert not replies.usage(content, {"prompt": "four"}).counted
+    with pytest.raises(replies.BadReplyError):
+        replies.parse(content)
 
 
 def test_retry_after_is_seconds_or_a_date():

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import pytest
-import torch
 from score_batches import random_batch
 
 from retrodistill.errors import InputError

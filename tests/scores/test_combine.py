@@ -281,3 +281,36 @@ def test_reciprocal_ranks_of_few_among_many_unjudged():
     got = combined(Mean(normalise="reciprocal_rank"), rows, [0, 200])
     np.testing.assert_allclose(got[[3, 150]], [1 / 62, 1 / 61], rtol=1e-6)
     assert np.isnan(got).sum() == 198
+
+
+def test_what_teachers_disagree_about_counts_less_by_hand():
+    nan = np.nan
+    scores = np.array([[1.0, 2.0, nan, 4.0], [3.0, 2.0, 7.0, 0.0]])
+    part = Mean(normalise="none", weigh="disagreement")
+    # deviations 1, 0, unknown, 2: 1/2, 1, their mean, 1/5
+    expected = [0.5, 1.0, (0.5 + 1.0 + 0.2) / 3, 0.2]
+    np.testing.assert_allclose(part.certainty(scores, np.array([0, 2, 4])), expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        part(scores, np.array([0, 2, 4])), Mean(normalise="none")(scores, np.array([0, 2, 4]))
+    )
+    # z-scores of (0, 2) and (5, 1) are (-1, 1) and (1, -1): deviations 1; of (0, 2) and (1, 3) they are the same
+    zscores = Median(weigh="disagreement").certainty(np.array([[0.0, 2.0, 0, 2], [5, 1, 1, 3]]), np.array([0, 2, 4]))
+    np.testing.assert_allclose(zscores, [0.5, 0.5, 1, 1], rtol=1e-6)
+    assert part.certainty(scores, np.array([0, 2, 4])).dtype == np.float32
+    assert Mean().certainty(scores, np.array([0, 2, 4])) is None
+
+
+def test_disagreement_in_parts_is_that_of_all_at_once(monkeypatch):
+    scores = np.random.default_rng(3).normal(size=(3, 60))
+    scores[np.random.default_rng(4).random(scores.shape) < 0.4] = np.nan
+    offsets = np.array([0, 7, 7, 20, 44, 60])
+    for part in (Mean(weigh="disagreement"), Mean(weigh="disagreement", normalise="teacher_zscore")):
+        monkeypatch.undo()
+        whole = part.certainty(scores, offsets)
+        monkeypatch.setattr("retrodistill.scores.combine._QUERIES_AT_ONCE", 2)
+        np.testing.assert_array_equal(part.certainty(scores, offsets), whole)
+
+
+def test_one_teacher_does_not_disagree():
+    with pytest.raises(InputError, match="no candidate has a score of two teachers"):
+        Mean(weigh="disagreement").certainty(np.array([[1.0, 2.0]]), np.array([0, 2]))

@@ -1,6 +1,7 @@
 """Judgements of pairs and of lists: what is asked, kept, asked again after a crash, and read."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from toy_models import Alphabet, ByLength, Longer, Spelling
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
+from retrodistill.language.model import Prompt
 from retrodistill.scores.bradley_terry import bradley_terry, win_rate
 from retrodistill.scores.orders import Order
 from retrodistill.scores.store import ScoreStore
 from retrodistill.teachers import comparing, judging
+from retrodistill.teachers.contests import Listwise
 
 DOCS = {"a": "x" * 9, "b": "x" * 2, "c": "x" * 5, "d": "x" * 7, "e": "x"}
 
@@ -237,3 +240,13 @@ def test_a_damaged_part_of_orders_is_named_and_left_out(collection, candidates, 
 def test_windows_that_leave_documents_between_them_are_refused():
     with pytest.raises(ValueError, match="leaves documents between windows"):
         Alphabet(window=3, stride=4)
+
+
+def test_a_window_is_asked_for_alike_whatever_stands_beside_it():
+    """Else a server would be paid again for what a killed run had asked."""
+    asked = []
+    model = SimpleNamespace(generate=lambda prompts, max_tokens: asked.append(max_tokens) or [None] * len(prompts))
+    teacher = Listwise(model={"kind": "openai", "model": "m", "url": "http://a"}, window=7, stride=3)
+    for counts in ([7, 7], [2], [2, 7]):
+        teacher.orders(SimpleNamespace(model=model), [Prompt("which?")] * len(counts), counts)
+    assert asked == [56, 56, 56]

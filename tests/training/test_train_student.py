@@ -19,6 +19,7 @@ from retrodistill.students.dense import DenseStudent
 from retrodistill.training.objective import Objective
 from retrodistill.training.options import TrainOptions
 from retrodistill.training.train import describe, loss_line, resolve_precision, train
+from retrodistill.training.trainer import StudentTrainer
 
 SHORT = TrainOptions(epochs=1, batch_size=6, documents=4, precision="fp32", learning_rate=1e-3)
 
@@ -270,6 +271,47 @@ def test_bf16_trains(problem, tmp_path):
     weights = SentenceTransformer(str(tmp_path / "m"), device="cpu").state_dict()
     assert all(weight.isfinite().all() for weight in weights.values())
     assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+
+
+def test_fp16_without_a_gpu_is_refused_before_any_work(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr(Objective, "backward", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        InputError, match=r"^train.precision: fp16 is for a GPU, and torch sees none here; use auto, bf16"
+    ):
+        train(**problem, out=tmp_path / "m", options=SHORT.model_copy(update={"precision": "fp16"}))
+    assert not list(tmp_path.iterdir())
+
+
+class _Scaled(StudentTrainer):
+    """Scales as on a GPU, from where the first steps overflow."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-80)
+        self.objective.scaled = self.accelerator.scaler.scale
+
+
+def test_a_step_that_overflows_when_scaled_is_left_out_and_the_rest_is_trained(problem, tmp_path, monkeypatch):
+    options = SHORT.model_copy(update={"epochs": 4, "max_grad_norm": 0.0})
+    plain = train(**problem, out=tmp_path / "plain", options=options)
+    monkeypatch.setattr("retrodistill.training.trainer.StudentTrainer", _Scaled)
+    scaled = train(**problem, out=tmp_path / "scaled", options=options)
+    assert scaled["steps"] == plain["steps"] == 8
+    assert not np.isfinite(scaled["log"][0]["grad_norm"]) and np.isfinite(scaled["log"][-1]["grad_norm"])
+    assert scaled["log"][0]["loss"] == plain["log"][0]["loss"] == scaled["log"][0]["kl"] < 10
+    assert scaled["log"][-1]["loss"] < scaled["log"][0]["loss"]
+    weights = SentenceTransformer(str(tmp_path / "scaled"), device="cpu").state_dict()
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_fp16_trains_on_a_gpu(problem, tmp_path):
+    manifest = train(**problem, out=tmp_path / "m", options=SHORT.model_copy(update={"epochs": 6, "precision": "fp16"}))
+    assert manifest["precision"] == "fp16" and manifest["steps"] == 12
+    assert manifest["log"][-1]["loss"] < manifest["log"][0]["loss"]
+    weights = SentenceTransformer(str(tmp_path / "m"), device="cpu").state_dict()
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 def test_a_small_budget_of_tokens_trains_the_same(problem, tmp_path):

@@ -135,10 +135,13 @@ def test_killed_and_started_again_it_keeps_the_same_weights(tiny_model, collecti
 
 
 def test_what_cannot_be_measured(tiny_model, collection, tmp_path):
-    with pytest.raises(InputError, match=r"^train.evaluate_every needs a split to measure on; name one as data.dev"):
+    with pytest.raises(InputError, match=r"^train.evaluate_every needs a split .*; name one as data.dev or --dev"):
         run(tiny_model, collection, tmp_path / "m", dev=None)
     with pytest.raises(InputError, match=r"^12 queries of the dev split 'train' are trained on, such as 'q-storm0'"):
         run(tiny_model, collection, tmp_path / "m", dev="train")
+    for every in (2, None):
+        with pytest.raises(InputError, match="has no split 'tset'; did you mean 'test'"):
+            run(tiny_model, collection, tmp_path / "m", dev="tset", evaluate_every=every)
     with pytest.raises(ValidationError, match="patience counts evaluations; set evaluate_every too"):
         TrainOptions(patience=3)
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from small_training import NAN, Listed, by_id, candidates_over, lists_of, lists_
 
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
+from retrodistill.errors import InputError
 from retrodistill.scores.preferences import Preferences
 from retrodistill.training.lists import Batch, Lists
 
@@ -162,6 +163,21 @@ def test_candidates_without_any_label_are_as_if_nobody_had_judged():
     lists = lists_of(rows, judgements={"train": {"a": {"p": 1, "x": 1}}})
     assert not read(lists, 0).grades.any()
     assert lists.positives == 0
+
+
+def test_how_sure_a_score_is_stands_where_the_score_does():
+    rows = {"a": [Listed("p", 1, 5.0), Listed("x", 0, 1.0)], "b": [Listed("p", None, 2.0), Listed("y", 2)]}
+    lists = lists_of(rows, certainty=np.array([0.5, 0.25, 0.125, 0.75], dtype=np.float32))
+    batch = lists.batch(0)
+    found = by_id(read(lists, 0), "certainty")
+    assert {pair: value for pair, value in found.items() if value != 1} == {
+        ("a", "p"): 0.5, ("a", "x"): 0.25, ("b", "p"): 0.125, ("b", "y"): 0.75,
+    }  # fmt: skip
+    (first, _) = batch.split(np.array([9, 9]), 1)
+    np.testing.assert_array_equal(first.certainty, batch.certainty[:1][:, batch.own[0]])
+    assert lists_of(rows).batch(0).certainty is None
+    with pytest.raises(InputError, match=r"^certainty: got 4 values for 4 candidates; give one above 0"):
+        lists_of(rows, certainty=np.array([1, 0, 1, 1]))
 
 
 def test_a_query_itself_and_what_says_the_same_as_its_positive_are_no_negatives():

@@ -216,6 +216,19 @@ def test_bf16_gives_about_the_same_gradient(make, batch, losses, max_tokens):
     assert near["loss"] == pytest.approx(values["loss"], rel=0.05)
 
 
+@pytest.mark.parametrize("losses", [OWN, IN_BATCH])
+@pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
+def test_a_scaled_sum_in_fp16_gives_about_the_same_gradient_once_it_is_scaled_back(make, batch, losses, max_tokens):
+    exact, values = gradient(make(losses, max_tokens), batch)
+    objective = make(losses, max_tokens, precision="fp16")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    objective.scaled = scaler.scale
+    rough, near = gradient(objective, batch)
+    assert torch.cosine_similarity(rough, exact, dim=0) > 0.99
+    assert rough.norm().item() / 1024 == pytest.approx(exact.norm().item(), rel=0.05)
+    assert near["loss"] == pytest.approx(values["loss"], rel=0.02)  # as it was before it was scaled
+
+
 @pytest.mark.parametrize("max_tokens", [EVERYTHING, 1])
 @pytest.mark.parametrize("losses", [[KL()], [MarginMSE(), InfoNCE()]])
 def test_a_loss_that_is_not_finite_is_named(make, batch, losses, max_tokens):
