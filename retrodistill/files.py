@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -217,6 +218,15 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def checksum_of_file(path: Path) -> str:
+    """CRC-32 (hex) of a file's bytes: tells damage several times as fast as a digest does, and tells no forgery."""
+    found = 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"
 
 
 def digest_of_files(paths: Iterable[Path], root: Path) -> str:

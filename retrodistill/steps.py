@@ -11,7 +11,7 @@ import numpy as np
 from retrodistill import models
 from retrodistill.candidates import IN_MEMORY, Candidates
 from retrodistill.collections import Collection
-from retrodistill.errors import InputError
+from retrodistill.errors import InputError, nearest
 from retrodistill.evaluation import protocol
 from retrodistill.evaluation.protocol import DEFAULT_METRICS, Evaluation
 from retrodistill.mining.once import found_once
@@ -40,7 +40,12 @@ def retriever_spec(system: str) -> dict[str, Any]:
     kind = system.partition(":")[0]
     if kind in table("retriever") or ("." in kind and ":" in system and "/" not in kind):
         return expand("retriever", system)
-    model_type = models.model_type(system)
+    try:
+        model_type = models.model_type(system)
+    except InputError as error:
+        if "/" in kind or Path(system).exists():
+            raise
+        raise InputError(f"{error}; if no model was meant: {nearest(kind, table('retriever'))}") from error
     if model_type == "CrossEncoder":
         raise InputError(
             f"model {system!r} is a CrossEncoder, expected a SentenceTransformer or another model that searches; it "

@@ -31,6 +31,20 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ("bm26", r"^model 'bm26' is no folder .*; if no model was meant: did you mean 'bm25'\?$"),
+        ("rnu:some.trec", "if no model was meant: did you mean 'run'?"),
+        ("of-nobody", "if no model was meant: choose from bm25, "),
+        ("no/such", r"^model 'no/such' is no folder .*holds the model$"),
+    ],
+)
+def test_what_is_neither_retriever_nor_model_names_the_nearest(system, said):
+    with pytest.raises(InputError, match=said):
+        retriever_spec(system)
+
+
+@pytest.mark.parametrize(
     ("system", "spec"),
     [
         ("bm25", {"kind": "bm25"}),

@@ -8,6 +8,7 @@ import click
 
 from retrodistill import console
 from retrodistill.cli import options
+from retrodistill.errors import InputError
 
 
 @click.command()
@@ -30,17 +31,23 @@ def queries(data: str, makers: tuple[str, ...], split: str, seed: int, out: Path
     """
     from retrodistill.collections import open_collection, write_collection
     from retrodistill.files import refuse_to_replace
-    from retrodistill.querying import make_queries
+    from retrodistill.querying import made_by
     from retrodistill.recipe import part
 
     refuse_to_replace(out)
     parts = [part("queries", maker) for maker in makers]
-    collection = open_collection(data)
-    made = [query._replace(role="relevant") for query in make_queries(parts, collection, seed)]
-    write_collection(collection.with_queries(made, split), out)
     for maker in parts:
-        count = sum(query.id.startswith(f"{maker.kind}-") for query in made)
-        click.echo(f"{maker.label}: {count:,} queries")
+        if "source" in maker.model_fields_set and maker.source != "relevant":
+            raise InputError(
+                f"{maker.label}: source: {maker.source} cannot be told by a folder's judgements, by which the document "
+                "that a query is made of is relevant; leave it out, or make queries by data.queries of a recipe"
+            )
+    collection = open_collection(data)
+    made = made_by(parts, collection, seed)
+    relevant = [query._replace(role="relevant") for queries in made for query in queries]
+    write_collection(collection.with_queries(relevant, split), out)
+    for maker, queries in zip(parts, made, strict=True):
+        click.echo(f"{maker.label}: {len(queries):,} queries of {len({query.source for query in queries}):,} documents")
     console.say(f"wrote {out}: split {split!r} has them")
 
 

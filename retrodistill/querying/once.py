@@ -22,18 +22,40 @@ VERSION = 1
 
 
 def make_queries(makers: Sequence[Part], collection: Collection, seed: int) -> list[MadeQuery]:
-    """The queries of several makers on a collection's corpus, in their order, without empty ones.
-
-    Those of each maker are kept in the cache folder, by everything that decides them. They are not where an answer of a
-    model failed, so that it is asked for again.
+    """The queries of several makers on a collection's corpus, in their order, without empty ones: `made_by`, as one.
 
     Raises:
         InputError: a maker makes none of this corpus.
     """
-    made: list[MadeQuery] = []
-    for part in makers:
+    return [query for made in made_by(makers, collection, seed) for query in made]
+
+
+def made_by(makers: Sequence[Part], collection: Collection, seed: int) -> list[list[MadeQuery]]:
+    """The queries of each maker.
+
+    They are kept in the cache folder, by everything that decides them. They are not where an answer of a model failed,
+    so that it is asked for again. What an earlier maker made as well, of the same document, is there once; another
+    query that would be called as one of an earlier maker gets the maker's place, from 1, behind its name.
+
+    Raises:
+        InputError: a maker makes none of this corpus.
+    """
+    names, known = set[str](), set[tuple[str, str]]()
+    made: list[list[MadeQuery]] = []
+    for place, part in enumerate(makers, start=1):
         maker = cast(QueryMaker, part)
-        made += [query._replace(role=maker.source) for query in _made_once(maker, collection, seed)]
+        found = _made_once(maker, collection, seed)
+        new = [query for query in found if (query.source, query.text) not in known]
+        if len(new) < len(found):
+            console.say(f"{maker.label}: {len(found) - len(new):,} queries left out, which an earlier maker made")
+        made.append(
+            [
+                query._replace(id=f"{query.id}~{place}" if query.id in names else query.id, role=maker.source)
+                for query in new
+            ]
+        )
+        names.update(query.id for query in made[-1])
+        known.update((query.source, query.text) for query in new)
     return made
 
 

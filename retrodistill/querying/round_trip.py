@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from retrodistill.collections import Collection, MadeQuery
 from retrodistill.registry import of
 
 _AT_ONCE = 256
-_SPLIT = "round trip"
 
 
 class RoundTrip(BaseModel):
@@ -35,10 +34,14 @@ class RoundTrip(BaseModel):
 
     def kept(self, queries: Iterator[MadeQuery], collection: Collection, label: str) -> Iterator[MadeQuery]:
         """Those that lead back, as they come; says how many did when it is over."""
+        asked = Collection(collection.name, collection.corpus, collection.queries, {})
+        sources = [cast(Any, source).open(asked) for source in self.sources]
         seen = back = 0
         try:
             while some := list(islice(queries, _AT_ONCE)):
-                found = self._found(some, collection)
+                # what was opened looks up texts in here, and keeps what it made of the corpus
+                asked.queries = collection.queries.with_queries([(query.id, query.text) for query in some])
+                found = self._found(some, sources)
                 for query in some:
                     seen += 1
                     if query.id in found:
@@ -47,13 +50,11 @@ class RoundTrip(BaseModel):
         finally:
             console.say(f"{label}: {back:,} of {seen:,} queries led back to their document")
 
-    def _found(self, queries: list[MadeQuery], collection: Collection) -> set[str]:
+    def _found(self, queries: Sequence[MadeQuery], sources: Sequence[Any]) -> set[str]:
         """Ids of queries whose document is found."""
-        roles = [query._replace(role="relevant") for query in queries]
-        asked = Collection(collection.name, collection.corpus, collection.queries, {}).with_queries(roles, _SPLIT)
-        ids, sources = [query.id for query in queries], {query.id: query.source for query in queries}
+        made_of = {query.id: query.source for query in queries}
         found: set[str] = set()
-        for source in self.sources:
-            run = cast(Any, source).open(asked).search([name for name in ids if name not in found], self.depth)
-            found.update(name for name, documents in run.items() if sources[name] in documents)
+        for source in sources:
+            run = source.search([name for name in made_of if name not in found], self.depth)
+            found.update(name for name, documents in run.items() if made_of[name] in documents)
         return found

@@ -14,6 +14,7 @@ from retrodistill.language import kept
 from retrodistill.language.model import LanguageModel, Message, Prompt
 from retrodistill.querying.maker import FAILED, QueryMaker, draw
 from retrodistill.registry import of
+from retrodistill.words import words
 
 _AT_ONCE = 64
 _TOKENS_A_QUERY = 48
@@ -55,7 +56,7 @@ class Written(QueryMaker):
     """
 
     argument: ClassVar[str | None] = "model"
-    version: ClassVar[int | None] = 1
+    version: ClassVar[int | None] = 2  # titles were compared without marks
     kind: Literal["written"] = "written"
     model: of("language_model")  # type: ignore[valid-type]
     form: Kind = Field("question", description="what kind of query is asked for")
@@ -129,7 +130,7 @@ class Written(QueryMaker):
             return "lines that refuse or introduce"
         if not self.shortest <= len(text) <= self.longest:
             return "lines too short or long"
-        if _words(text) == _words(title):
+        if words(text) == words(title):
             return "copies of the title"
         if text.casefold() in seen:
             return "repeated"
@@ -188,10 +189,6 @@ def cut_to_words(text: str, words: int) -> str:
     """The first so many words."""
     pieces = text.split()
     return " ".join(pieces[:words])
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
 
 
 QUERIES = {"written": Written}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from retrodistill import models
 from retrodistill.errors import InputError
-from retrodistill.files import atomic_folder, refuse_to_replace, write_json
+from retrodistill.files import atomic_folder, checksum_of_file, refuse_to_replace, write_json
 from retrodistill.indexing.index import Index, load_ids, save_ids
 from retrodistill.registry import Part, build
 from retrodistill.retrieval.encoded import EncoderRetriever, EncoderSearcher
@@ -55,6 +56,7 @@ def write_index(
     with atomic_folder(folder) as temporary:
         built.save(temporary)
         save_ids(temporary, collection.corpus.ids)
+        manifest["checksums"] = {path.name: checksum_of_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST, manifest)
     return manifest
 
@@ -106,6 +108,7 @@ class Indexed(Retriever):
         searcher = retriever.open(collection)
         if searcher.identity != encoder:
             raise InputError(f"the model {retriever.model!r} has changed since {self.path} was built; build it again")
+        self._refuse_damage(manifest.get("checksums") or {})
         if load_ids(self.path) != list(collection.corpus.ids):
             raise InputError(f"{self.path / 'ids.parquet'}: not the documents the index was built from; build it again")
         built = part.load(self.path)
@@ -115,6 +118,13 @@ class Indexed(Retriever):
             )
         searcher.use(built)
         return searcher
+
+    def _refuse_damage(self, checksums: Mapping[str, str]) -> None:
+        """Compare files with what was written; manifests had no checksums once."""
+        for name, written in checksums.items():
+            path = self.path / name
+            if not path.is_file() or checksum_of_file(path) != written:
+                raise InputError(f"{path}: cannot be read as it was written; build the index again: retrodistill index")
 
 
 RETRIEVERS = {"index": Indexed}

@@ -33,6 +33,23 @@ def test_a_corpus_gets_queries(collection_folder, models, tmp_path, monkeypatch)
         assert query in {f"doc2query-{number}-{document}" for number in (0, 1)}
 
 
+def test_each_maker_is_told_for_itself(collection_folder, tmp_path):
+    makers = ["--from", "sentence:1", "--from", "{kind: sentence, each: 2, shortest: 1, limit: 9}", "--from", "title"]
+    told = done("queries", "--data", collection_folder, *makers, "--out", tmp_path / "made").output
+    made = open_collection(str(tmp_path / "made"))
+    counts = [int(line.split(": ")[1].split()[0]) for line in told.splitlines() if " documents" in line]
+    assert len(counts) == 3 and sum(counts) == len(made.query_ids("made"))
+    assert "title: 24 queries of 24 documents" in told
+
+
+def test_a_folder_cannot_say_that_a_document_is_unlabelled(collection_folder, tmp_path):
+    maker = "{kind: sentence, source: unlabelled}"
+    result = call("queries", "--data", collection_folder, "--from", maker, "--out", tmp_path / "no")
+    assert result.exit_code == 2
+    assert "sentence:1: source: unlabelled cannot be told by a folder's judgements" in result.output
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_decoder_is_told_in_one_line(collection_folder, models, tmp_path):
     result = call("queries", "--data", collection_folder, "--from", f"doc2query:{models[0]}", "--out", tmp_path / "no")
     assert result.exit_code == 2

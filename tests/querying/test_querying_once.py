@@ -11,7 +11,7 @@ from small_decoder import decoder, encoder_decoder
 
 from retrodistill.collections import Collection, Texts
 from retrodistill.language.local import LocalModel, Transformers
-from retrodistill.querying import make_queries, once
+from retrodistill.querying import made_by, make_queries, once
 from retrodistill.querying.excerpts import Sentence, Title
 from retrodistill.querying.round_trip import RoundTrip
 from retrodistill.registry import Part, build
@@ -48,6 +48,15 @@ class Author(Part):
         return Opened(self)
 
 
+class Other(Author):
+    """Says another question."""
+
+    kind: Literal["other"] = "other"
+
+    def open(self):
+        return Seller(self)
+
+
 class Opened:
     local = True
 
@@ -57,6 +66,12 @@ class Opened:
     def generate(self, prompts, max_tokens):
         documents = [prompt.messages[-1].content.rsplit("Document: ", 1)[1] for prompt in prompts]
         return [None if self.options.fails in text else f"What is {text.split()[0]} for?" for text in documents]
+
+
+class Seller(Opened):
+    def generate(self, prompts, max_tokens):
+        said = super().generate(prompts, max_tokens)
+        return [answer.replace("What is", "Who sells").replace(" for?", "?") for answer in said]
 
 
 @pytest.fixture
@@ -242,3 +257,17 @@ def test_a_damaged_file_is_made_again(made, tmp_path, damage):
     assert make_queries([title()], collection(), 0) == first
     assert make_queries([title()], collection(), 0) == first
     assert len(made) == 2
+
+
+def test_makers_of_one_kind_stand_beside_each_other(capsys):
+    """Names of their own for other queries; what both make is there once."""
+    makers = [written(shots=0), written(Author(mark="!"), shots=0), written(Other(mark="seller"), shots=0)]
+    first, second, third = made_by(makers, collection(), 0)
+    assert [query.id for query in first] == [f"written-question-0-{doc}" for doc in ("zinc", "iron", "odd")]
+    assert second == []
+    assert "3 queries left out, which an earlier maker made" in capsys.readouterr().err
+    assert [query.id for query in third] == [f"{query.id}~3" for query in first]
+    assert third[0].text == "Who sells Zinc?"
+    asked = collection().with_queries([*first, *second, *third], "train")
+    assert asked.queries.text("written-question-0-iron~3") == "Who sells Iron?"
+    assert make_queries(makers, collection(), 0) == first + third

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
-from retrodistill.querying import make_queries
+from retrodistill.querying import make_queries, round_trip
 from retrodistill.registry import build
+from retrodistill.retrieval.bm25 import BM25
 
 DOCUMENTS = [
     ("zinc", "Zinc and colds", "Zinc lozenges shorten the common cold."),
@@ -49,6 +50,15 @@ def test_a_limit_counts_those_that_are_kept(collection, tmp_path):
     assert titles(collection, round_trip=kept, limit=2) == ["title-iron", "title-odd"]
     (one,) = titles(collection, round_trip=kept, limit=1)
     assert one in ("title-iron", "title-odd")
+
+
+def test_sources_are_opened_once_however_many_queries_there_are(collection, monkeypatch):
+    built = []
+    build_index = BM25.build
+    monkeypatch.setattr(BM25, "build", lambda self, texts: built.append(1) or build_index(self, texts))
+    monkeypatch.setattr(round_trip, "_AT_ONCE", 1)
+    assert titles(collection, round_trip={"depth": 2}) == ["title-zinc", "title-iron", "title-odd"]
+    assert len(built) == 1
 
 
 def test_where_none_leads_back_it_is_told(collection, tmp_path):

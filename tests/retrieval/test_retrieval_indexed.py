@@ -120,16 +120,37 @@ def test_damaged_vectors_are_refused(folder, collection):
     assert "build the index again" in refusal(folder, collection)
 
 
+def without_checksums(folder):
+    """As indexes of before had none."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksums"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_bit_that_turned_is_noticed(folder, collection):
+    content = bytearray((folder / "index.faiss").read_bytes())
+    content[-9] ^= 1
+    (folder / "index.faiss").write_bytes(content)
+    with pytest.raises(InputError, match=r"index\.faiss: cannot be read as it was written; build the index again"):
+        Indexed(path=folder).open(collection)
+    without_checksums(folder)
+    assert Indexed(path=folder).open(collection).index.size == len(collection.corpus)
+
+
 def test_vectors_of_another_index_are_refused(folder, collection, tiny_model, tmp_path):
     other = Collection("other", Texts.documents("other", [("d", "", "storm")]), Texts.queries("other", []), {})
     write_index(Dense(model=str(tiny_model)), Flat(), other, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "index.faiss", folder)
+    assert "index.faiss: cannot be read as it was written" in refusal(folder, collection)
+    without_checksums(folder)
     assert "holds 1 vectors for 24 documents; build it again" in refusal(folder, collection)
 
 
 def test_ids_of_another_index_are_refused(folder, collection):
     ids = pq.read_table(folder / "ids.parquet").column("id").to_pylist()
     save_ids(folder, ids[::-1])
+    assert "ids.parquet: cannot be read as it was written" in refusal(folder, collection)
+    without_checksums(folder)
     assert "not the documents the index was built from" in refusal(folder, collection)
     (folder / "ids.parquet").unlink()
     assert "build the index again" in refusal(folder, collection)
