@@ -73,7 +73,7 @@ def unasked(teachers: Sequence[Part], combine: Part | None) -> str | None:
         )
     if isinstance(combine, Learnt) or (combine is not None and cast(Combination, combine).looks_at):
         return (
-            f"unjudged: asked combines the scores of each batch, and {cast(Part, combine).kind} looks at more than "
+            f"unjudged: asked combines the scores of each batch, and {combine.kind} looks at more than "
             "these; combine by mean or another rule that does not"
         )
     return None
