@@ -171,7 +171,7 @@ class Walk:
 
         score = stage.score
         arguments: dict[str, Any] = {
-            **steps.taught(candidates, self.collection, score.teachers, self.store, score.combine),
+            **steps.taught(options.losses, candidates, self.collection, score.teachers, self.store, score.combine),
             "options": options.options,
             "seed": self.recipe.seed,
             "dev": self.recipe.data.measured_on,

@@ -29,6 +29,7 @@ from retrodistill.teachers import comparing, judging
 from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.ordering import Ordering
 from retrodistill.teachers.teacher import form_of
+from retrodistill.training.whole import WholeBatch
 
 if TYPE_CHECKING:
     from retrodistill.retrieval.retriever import Retriever
@@ -214,14 +215,20 @@ def teacher_certainty(
 
 
 def taught(
+    losses: Sequence[Part],
     candidates: Candidates,
     collection: Collection,
     teachers: Sequence[Part],
     store: ScoreStore,
     combine: Part | None = None,
 ) -> dict[str, Any]:
-    """What a training takes from its teachers, as `train` is called with it: scores, what they count, comparisons."""
+    """What a training takes from its teachers, as `train` is called with it.
+
+    Scores, what they count, comparisons, and where one of the losses asks for it, who scores whole batches.
+    """
+    asking = any(cast(Any, loss).asks_teachers for loss in losses)
     return {
+        "whole": WholeBatch(teachers, combine, collection) if asking else None,
         "teacher": teacher_scores(candidates, collection, teachers, store, combine),
         "certainty": teacher_certainty(candidates, collection, teachers, store, combine),
         "preferences": teacher_preferences(candidates, collection, teachers, store),

@@ -14,6 +14,7 @@ from retrodistill.sections import Mine, Recipe, Round, Score, Train
 from retrodistill.teachers.cross_fitted import CrossFitted
 from retrodistill.training.dev import unmeasured
 from retrodistill.training.fit import misfit
+from retrodistill.training.whole import unasked
 
 Place = tuple[str | int, ...]
 
@@ -92,6 +93,8 @@ def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:
             for place, loss in enumerate(train.losses):
                 if cast(Any, loss).needs_teacher and not stage.score.teachers:
                     said = f"{loss.kind} learns from a teacher, but score.teachers names none"
+                    yield (*here, "losses", place), said
+                if cast(Any, loss).asks_teachers and (said := unasked(stage.score.teachers, stage.score.combine) or ""):
                     yield (*here, "losses", place), said
                 if unfit := misfit(cast(Any, train.student), cast(Any, loss)):
                     yield (*here, "losses", place), unfit

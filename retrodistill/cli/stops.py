@@ -237,7 +237,7 @@ def train(
     if dev is not None and loop.evaluate_every is None:
         raise InputError(f"--dev {dev}: nothing is measured on it; add evaluate_every=N, or leave --dev out")
     found, collection = Candidates.read(candidates), open_collection(data)
-    taught = steps.taught(found, collection, judges, ScoreStore(store), rule)
+    taught = steps.taught(objectives, found, collection, judges, ScoreStore(store), rule)
     extra = {"teachers": [judge.label for judge in judges]}
     manifest = train_student(
         learner,

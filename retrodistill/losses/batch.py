@@ -38,6 +38,8 @@ class ScoreBatch:
         weights: float32, above 0 where `valid`; None where all count alike, which is the same as ones.
         certainty: float32, above 0: how much the teacher's score counts beside the others of its query, to a loss that
             `heeds` it; None where all count alike.
+        whole: the teacher's scores of all documents, float32 (Q, D), where a loss asks for them; they are on a scale of
+            their own.
     """
 
     student: Tensor
@@ -50,6 +52,7 @@ class ScoreBatch:
     preferences: Tensor | None = None
     weights: Tensor | None = None
     certainty: Tensor | None = None
+    whole: Tensor | None = None
 
     @property
     def taught(self) -> Tensor:
@@ -89,6 +92,7 @@ class ScoreBatch:
             preferences=preferences,
             weights=None if self.weights is None else self.weights.gather(-1, columns),
             certainty=None if self.certainty is None else self.certainty.gather(-1, columns),
+            whole=None if self.whole is None else self.whole.gather(-1, columns),
         )
 
 
@@ -119,6 +123,11 @@ class Loss(Part):
     @property
     def in_batch(self) -> bool:
         """Other queries' documents matter, so that a batch cannot be cut into parts without changing the loss."""
+        return False
+
+    @property
+    def asks_teachers(self) -> bool:
+        """It learns from `whole`, for which teachers are asked at every step."""
         return False
 
     def weight_at(self, progress: float) -> float:

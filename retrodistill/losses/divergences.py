@@ -31,6 +31,10 @@ class Divergence(Tempered):
         """The teacher's scores, (Q, D); anything outside the entries."""
         return batch.teacher
 
+    def certainty(self, batch: ScoreBatch) -> Tensor | None:
+        """How sure what is said is, (Q, D)."""
+        return batch.certainty
+
     @abstractmethod
     def between(self, teacher: Tensor, student: Tensor) -> Tensor:
         """What each entry adds, from log-probabilities (Q, D)."""
@@ -40,8 +44,8 @@ class Divergence(Tempered):
         mask = self.entries(batch)
         teacher = self.cooled_target(self.said(batch)).masked_fill(~mask, 0.0)
         student = self.cooled(batch.student)
-        if batch.certainty is not None:
-            teacher, student = teacher + batch.certainty.log(), student + batch.certainty.log()
+        if (certainty := self.certainty(batch)) is not None:
+            teacher, student = teacher + certainty.log(), student + certainty.log()
         parts = self.between(masked_log_softmax(teacher, mask), masked_log_softmax(student, mask))
         return parts.masked_fill(~mask, 0.0).sum(-1), mask.sum(-1) >= 2
 
@@ -79,18 +83,23 @@ class KL(SkewKL):
 class InBatchKL(SkewKL):
     r"""`kl` over all documents of the batch that the teacher scored, other queries' among them.
 
-    For teachers that are cheap enough to score every query against every document of a batch, such as ColBERT; where
-    they scored a query's own candidates only, this is `kl`. Options as of `kl`.
+    What the teacher scored are the candidates of each query; where queries have none in common, this is `kl`. Options
+    as of `kl`.
 
-    `unjudged: lowest` takes in every other document of the batch too, as good as the worst that the teacher judged for
-    the query: no source found it, and a student that is told nothing of it may move it anywhere.
+    `unjudged: asked` has teachers that search, such as ColBERT, a bi-encoder or BM25, score every query against every
+    document of each batch, as the paper does, from the vectors and indexes that they have; `score.combine` makes one of
+    several over the documents of the batch. `unjudged: lowest` takes in every other document of the batch too, as good
+    as the worst that the teacher judged for the query: no source found it, and a student that is told nothing of it may
+    move it anywhere.
 
     Source: Lin et al. 2021, "In-Batch Negatives for Knowledge Distillation with Tightly-Coupled Teachers for Dense
     Retrieval" (TCT-ColBERT).
     """
 
     kind: Literal["in_batch_kl"] = "in_batch_kl"
-    unjudged: Literal["left_out", "lowest"] = Field("left_out", description="what becomes of documents without a score")
+    unjudged: Literal["left_out", "lowest", "asked"] = Field(
+        "left_out", description="what becomes of documents without a score; asked: teachers that search score them"
+    )
 
     @property
     def in_batch(self) -> bool:
@@ -99,14 +108,30 @@ class InBatchKL(SkewKL):
 
     def entries(self, batch: ScoreBatch) -> Tensor:
         """Everything judged, whoever it was mined for; with `lowest` everything, where anything is judged."""
+        if self._asked(batch) is not None:
+            return batch.valid
         judged = batch.valid & batch.judged
         return judged if self.unjudged == "left_out" else batch.valid & judged.any(-1, keepdim=True)
 
     def said(self, batch: ScoreBatch) -> Tensor:
         """The teacher's scores, and the lowest of a query where it has none."""
+        if (whole := self._asked(batch)) is not None:
+            return whole
         judged = batch.valid & batch.judged
         lowest = batch.teacher.masked_fill(~judged, torch.inf).min(-1, keepdim=True).values
         return torch.where(judged, batch.teacher, lowest)
+
+    @property
+    def asks_teachers(self) -> bool:
+        """With `asked`."""
+        return self.unjudged == "asked"
+
+    def certainty(self, batch: ScoreBatch) -> Tensor | None:
+        """As of candidates; of whole batches nothing is known."""
+        return batch.certainty if self._asked(batch) is None else None
+
+    def _asked(self, batch: ScoreBatch) -> Tensor | None:
+        return batch.whole if self.asks_teachers else None
 
 
 class JensenShannon(Divergence):

@@ -23,7 +23,10 @@ def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
     for loss in losses:
         if said := misfit(student, loss):
             raise InputError(said)
-        if loss.needs_teacher and not lists.judged:
+        if loss.asks_teachers:
+            if lists.whole is None:
+                raise InputError(f"loss {loss.kind} asks teachers about whole batches, and there is none to ask")
+        elif loss.needs_teacher and not lists.judged:
             raise InputError(
                 f"loss {loss.kind} learns from a teacher, but none of the {len(lists.candidates)} candidates has a "
                 "score that is asked for; score them first (retrodistill score), and name the teachers here as there, "

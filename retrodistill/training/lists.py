@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from retrodistill.collections import Collection
     from retrodistill.runs import Qrels
     from retrodistill.scores.preferences import Preferences
+    from retrodistill.training.whole import WholeBatch
 
 Pick = Literal["uniform", "top", "log_uniform"]
 Batches = Literal["random", "topics"]
@@ -45,6 +46,7 @@ class Batch:
             mining weighed none.
         certainty: float32 (Q, D); how much the teacher's score of a document counts, 1 where it has none; None where
             all count alike.
+        whole: float32 (Q, D); what the teachers say of all pairs when they are asked; None where nobody asks.
     """
 
     queries: np.ndarray
@@ -56,6 +58,7 @@ class Batch:
     preferences: np.ndarray | None = None
     weights: np.ndarray | None = None
     certainty: np.ndarray | None = None
+    whole: np.ndarray | None = None
 
     @property
     def positive(self) -> np.ndarray:
@@ -88,6 +91,7 @@ class Batch:
             preferences=None if self.preferences is None else self.preferences[rows][:, columns][:, :, columns],
             weights=None if self.weights is None else self.weights[rows, columns],
             certainty=None if self.certainty is None else self.certainty[rows, columns],
+            whole=None if self.whole is None else self.whole[rows, columns],
         )
 
 
@@ -107,6 +111,7 @@ class Lists:
         batches: `random` puts any queries together, `topics` such as have candidates in common.
         preferences: what a teacher that compares says of the candidates.
         certainty: how much each of the teacher's scores counts, float32 (candidates,), above 0; None: all alike.
+        whole: asks the teachers about all pairs of a batch.
         seed: of order and draws.
 
     Raises:
@@ -126,6 +131,7 @@ class Lists:
         batches: Batches = "random",
         preferences: Preferences | None = None,
         certainty: np.ndarray | None = None,
+        whole: WholeBatch | None = None,
     ) -> None:
         if teacher is not None and len(teacher) != len(candidates):
             raise InputError(
@@ -150,7 +156,7 @@ class Lists:
         self._unlisted = self._heard(unsaid(candidates, collection))
         self._teacher = np.full(len(candidates), np.nan, dtype=np.float32) if teacher is None else teacher
         self.preferences = preferences
-        self._weights, self.certainty = candidates.weights, certainty
+        self._weights, self.certainty, self.whole = candidates.weights, certainty, whole
         self._topics = None
         if batches == "topics":
             self._topics = topics(self._docs, self._offsets, self.batch_size * BATCHES_A_TOPIC, seed)
@@ -224,6 +230,7 @@ class Lists:
             preferences=compared,
             weights=weights,
             certainty=certainty,
+            whole=None if self.whole is None else self.whole(self.queries[chosen], documents),
         )
 
     def _batches(self, epoch: int) -> list[np.ndarray]:

@@ -291,6 +291,7 @@ def score_batch(batch: Batch, student: Tensor) -> ScoreBatch:
         preferences=None if batch.preferences is None else tensor(batch.preferences),
         weights=weights,
         certainty=None if batch.certainty is None else tensor(batch.certainty),
+        whole=None if batch.whole is None else tensor(batch.whole),
     )
 
 

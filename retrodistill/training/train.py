@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from retrodistill.scores.preferences import Preferences
     from retrodistill.students.student import Student
     from retrodistill.training.dev import Dev
+    from retrodistill.training.whole import WholeBatch
 
 
 def train(
@@ -49,6 +50,7 @@ def train(
     dev: str | None = None,
     preferences: Preferences | None = None,
     certainty: np.ndarray | None = None,
+    whole: WholeBatch | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it to `out`, a folder that plain sentence-transformers loads.
@@ -69,6 +71,7 @@ def train(
         dev: the split that `options.evaluate_every` measures on.
         preferences: what a teacher that compares says of the candidates.
         certainty: how much each of the combined scores counts, float32 (candidates,), above 0; all alike where None.
+        whole: asks the teachers about all pairs of a batch, for losses that learn from these.
         extra: what else the manifest says.
 
     Returns:
@@ -98,6 +101,7 @@ def train(
         batches=options.batches,
         preferences=preferences,
         certainty=certainty,
+        whole=whole,
     )
     parts = cast("Sequence[Loss]", losses)
     learner = cast("Student", student)
@@ -113,6 +117,7 @@ def train(
         dev=dev,
         preferences=preferences,
         certainty=certainty,
+        whole=whole,
     )
     device = device_of(None)
     resolve_precision(options.precision, device)
@@ -166,6 +171,7 @@ def describe(
     dev: str | None = None,
     preferences: Preferences | None = None,
     certainty: np.ndarray | None = None,
+    whole: WholeBatch | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the trained weights, the code of parts from elsewhere included.
 
@@ -182,6 +188,7 @@ def describe(
         **({"relevant": digest_of(known)} if known else {}),
         "teacher": None if teacher is None else _digest(teacher),
         **({} if certainty is None else {"certainty": _digest(certainty)}),
+        **({} if whole is None else {"whole": whole.identity}),
         **({} if preferences is None else {"preferences": preferences.digest}),
         "texts": collection.digest,
         "seed": seed,
@@ -276,6 +283,8 @@ def _run(
     transformers.set_seed(seed)
     model = student.load(device)
     with workers.first():
+        if lists.whole is not None:
+            lists.whole.prepare(lists.queries)
         tokens = TokenCache(student, model, lists.collection, lists.queries, lists.document_rows)
     prepare(model, options)
     objective = Objective(

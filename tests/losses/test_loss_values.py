@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,22 @@ def test_in_batch_kl_is_over_all_that_was_judged():
     scores = {"student": [[0, LN3, 50, 4]], "teacher": [[7, 7, NAN, 4]]}
     masks = {"judged": [[1, 1, 0, 1]], "valid": [[1, 1, 1, 0]]}
     assert InBatchKL()(make_batch(**scores, **masks, own=[[1, 0, 1, 1]])).item() == pytest.approx(0.5 * math.log(4 / 3))
+
+
+def test_in_batch_kl_over_all_that_teachers_are_asked_about_by_hand():
+    batch = make_batch(
+        [[0.0, 0.0, 0.0, 9.0]], teacher=[[9.0, 0.0, 0.0, 0.0]], judged=[[1, 0, 0, 0]], own=[[1, 0, 0, 0]],
+        valid=[[1, 1, 1, 0]],
+    )  # fmt: skip
+    whole = torch.tensor([[math.log(2), 0.0, 0.0, 7.0]])
+    # 1/2, 1/4, 1/4 against thirds, the last document being none of the query's negatives
+    expected = 0.5 * math.log(1.5) + 0.5 * math.log(0.75)
+    asked = replace(batch, whole=whole, certainty=torch.tensor([[0.1, 1.0, 1.0, 1.0]]))
+    assert InBatchKL(unjudged="asked")(asked).item() == pytest.approx(expected)
+    plain = InBatchKL()(replace(batch, judged=batch.valid, own=batch.valid, teacher=whole))
+    assert plain.item() == pytest.approx(expected)
+    assert InBatchKL()(asked).item() == 0  # a loss that does not ask goes by the candidates' scores
+    assert InBatchKL(unjudged="asked").asks_teachers and not InBatchKL(unjudged="lowest").asks_teachers
 
 
 def test_in_batch_kl_may_take_what_was_not_judged_for_the_worst():
