@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from retrodistill.cli import options
+from retrodistill.errors import InputError
 
 
 @click.command("import")
@@ -64,6 +65,8 @@ def export(
     Example:
       retrodistill export flagembedding candidates.parquet --data DIR --teacher cross_encoder:MODEL --out train.jsonl
     """
+    import numpy as np
+
     from retrodistill import steps
     from retrodistill.candidates import Candidates
     from retrodistill.collections import open_collection
@@ -75,6 +78,11 @@ def export(
     judges = [part("teacher", teacher) for teacher in teachers]
     found, collection = Candidates.read(candidates), open_collection(data)
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
+    if scores is not None and len(scores) and np.isnan(scores).all():
+        raise InputError(
+            f"{store} has no score of these candidates by {', '.join(judge.label for judge in judges)}; nothing was "
+            "written. Score them first (retrodistill score), and name the teachers here as there, or leave --teacher out"
+        )
     written = layout.write(lists_of(layout, found, scores, collection), out)
     click.echo(f"{out}: {written.lines:,} lines of {len(found):,} candidates of {len(found.queries):,} queries")
     for what, count in written.left.items():

@@ -200,6 +200,15 @@ def test_scores_that_are_missing(folder, tmp_path, tiny_model):
     assert not (tmp_path / "model").exists()
 
 
+def test_an_export_of_scores_that_are_missing(folder, tmp_path):
+    path, out = tmp_path / "candidates.parquet", tmp_path / "out.jsonl"
+    assert call("mine", "--data", folder, "--source", "bm25", "--out", path).exit_code == 0
+    words = ["export", "colbert", path, "--data", folder, "--store", tmp_path / "none", "--teacher", "bm25"]
+    told = refused(*words, "--out", out)
+    assert "no score of these candidates by bm25" in told and "retrodistill score" in told
+    assert not out.exists()
+
+
 def test_a_dev_split_that_nothing_would_be_measured_on(folder, tmp_path, tiny_model):
     path = tmp_path / "candidates.parquet"
     assert call("mine", "--data", folder, "--source", "bm25", "--out", path).exit_code == 0
