@@ -80,8 +80,8 @@ def export(
     scores = steps.teacher_scores(found, collection, judges, ScoreStore(store), rule)
     if scores is not None and len(scores) and np.isnan(scores).all():
         raise InputError(
-            f"{store} has no score of these candidates by {', '.join(judge.label for judge in judges)}; nothing was "
-            "written. Score them first (retrodistill score), and name the teachers here as there, or leave --teacher out"
+            f"{store} has no score of these candidates by {', '.join(judge.label for judge in judges)}; nothing "
+            "was written. Score them first (retrodistill score), teachers named as here, or leave --teacher out"
         )
     written = layout.write(lists_of(layout, found, scores, collection), out)
     click.echo(f"{out}: {written.lines:,} lines of {len(found):,} candidates of {len(found.queries):,} queries")

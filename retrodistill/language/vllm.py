@@ -20,6 +20,16 @@ from retrodistill.registry import Part
 # What vLLM gives of the likeliest next tokens unless it is told otherwise.
 _LIKELIEST = 20
 
+# Options of the engine that say where and in what portions it computes.
+_SPREADING = frozenset(
+    {
+        "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+        "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "block_size", "swap_space",
+        "cpu_offload_gb", "enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "disable_log_stats",
+        "download_dir",
+    }
+)  # fmt: skip
+
 
 class VLLM(Part):
     """A language model in this process through vLLM: the same answers as `transformers`, in large batches on GPUs.
@@ -58,11 +68,12 @@ class InProcess:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Weights and precision; how they are spread over devices decides no answer."""
+        """Weights, precision and what the engine is told, but for how it spreads the work, which decides nothing."""
         options = self.options
-        quantised = options.engine.get("quantization")
-        told = {} if quantised is None else {"quantization": quantised}
-        return {"kind": "vllm", "weights": models.digest(options.model), "precision": options.precision, **told}
+        told = {name: value for name, value in options.engine.items() if name not in _SPREADING}
+        known = {"quantization": told.pop("quantization")} if told.get("quantization") is not None else {}
+        known |= {"engine": told} if told else {}
+        return {"kind": "vllm", "weights": models.digest(options.model), "precision": options.precision, **known}
 
     @cached_property
     def _llm(self) -> Any:

@@ -17,8 +17,9 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.1) -> tuple[np.ndarray, np.
             otherwise.
 
     Returns:
-        Strengths, float64 (n,), mean 0 over the compared, and their standard errors, from the curvature at the maximum;
-        NaN for a document that was compared with none.
+        Strengths, float64 (n,), mean 0 over the compared, and the standard errors of just these, from the curvature at
+        the maximum: where the mean would lie no comparison tells, and it is no part of them. NaN for a document that
+        was compared with none.
 
     Source: Bradley and Terry 1952, "Rank Analysis of Incomplete Block Designs"; by Newton's method.
     """
@@ -39,7 +40,9 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.1) -> tuple[np.ndarray, np.
             break
     chance = np.where(compared, 1 / (1 + np.exp(found[None, :] - found[:, None])), 0.0)
     strengths[known] = found - found.mean()
-    errors[known] = np.sqrt(np.diag(np.linalg.inv(_curvature(chance, prior))))
+    covariance = np.linalg.inv(_curvature(chance, prior))
+    centred = covariance - covariance.mean(axis=0)
+    errors[known] = np.sqrt(np.diag(centred - centred.mean(axis=1, keepdims=True)))
     return strengths, errors
 
 

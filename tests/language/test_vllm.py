@@ -112,12 +112,13 @@ def test_what_cannot_be_asked_is_told(opened, llama, monkeypatch):
         VLLM(model=llama).check()
 
 
-def test_where_it_runs_decides_nothing_but_quantisation_does(opened, llama):
+def test_where_it_runs_decides_nothing_but_how_it_computes_does(opened, llama):
     def identity(**engine):
         return VLLM(model=llama, precision="float32", engine=engine).open().identity
 
     assert identity() == identity(tensor_parallel_size=2) == opened.identity
-    assert identity(quantization="fp8") != opened.identity
+    for engine in ({"quantization": "fp8"}, {"kv_cache_dtype": "fp8"}, {"dtype": "bfloat16"}):
+        assert identity(**engine) != opened.identity
 
 
 @pytest.mark.gpu

@@ -28,7 +28,22 @@ def test_two_documents_by_hand():
     _, errors = bradley_terry(wins, prior=1.0)
     d = (bradley_terry(wins, prior=1.0)[0][:1] * 2)[0]
     w = 1 / (1 + np.exp(-d)) * (1 - 1 / (1 + np.exp(-d)))
-    assert errors[0] ** 2 == pytest.approx((w + 1) / ((w + 1) ** 2 - w**2))  # the inverse of [[w+1, -w], [-w, w+1]]
+    # s = (x, -x): along (1, -1) / sqrt(2) the curvature [[w+1, -w], [-w, w+1]] is 2w + 1
+    np.testing.assert_allclose(errors**2, 1 / (2 * (2 * w + 1)))
+
+
+def test_errors_are_how_far_strengths_lie_from_the_truth():
+    generator, n = np.random.default_rng(0), 24
+    truth = np.linspace(-1, 1, n)
+    chance = 1 / (1 + np.exp(truth[None, :] - truth[:, None]))
+    missed, told = [], []
+    for _ in range(300):
+        won = np.triu(generator.random((n, n)) < chance, 1).astype(float)
+        wins = np.where(np.eye(n, dtype=bool), NAN, won + np.tril(1 - won.T, -1))
+        strengths, errors = bradley_terry(wins, prior=0.01)
+        missed.append(strengths - truth)
+        told.append(errors)
+    np.testing.assert_allclose(np.mean(told, axis=0), np.std(missed, axis=0), rtol=0.2)
 
 
 @settings(deadline=None, max_examples=30)
