@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +18,9 @@ from retrodistill.mining.mine import mine
 from retrodistill.pipeline import Walk
 from retrodistill.recipe import Recipe
 from retrodistill.registry import Part
+from retrodistill.runs import Qrels
+from retrodistill.scores.store import ScoreStore
+from retrodistill.sections import Score
 from retrodistill.teachers import judging
 
 
@@ -46,14 +51,15 @@ def audit(recipe: Recipe, limit: int = 200) -> Audit:
     """Hold teachers, students and sources of a recipe's first round against the labels, on the same candidates.
 
     The candidates are what the sources find for labelled queries of dev, or of train where there is no dev; no labelled
-    document is added. What teachers judge goes into the store, as in any other judging.
+    document is added. What teachers judge goes into the store, as in any other judging. Where the recipe has a budget,
+    so many queries are audited as it pays for, of each teacher that is no hint.
 
     Args:
         recipe: what is to be run.
         limit: queries at most, the first of the split.
 
     Raises:
-        InputError: there is no teacher, or no labelled query.
+        InputError: there is no teacher, no labelled query, or a budget that does not pay for one of them.
     """
     walk = Walk(recipe)
     stage = walk.stages[0]
@@ -63,6 +69,9 @@ def audit(recipe: Recipe, limit: int = 200) -> Audit:
     collection = _only(walk.collection, split, limit)
     sources, teachers = stage.mine.searching, stage.score.teachers
     candidates, _ = mine(collection, _SPLIT, sources, depth=stage.mine.depth, positives=False)
+    if stage.score.budget is not None:
+        paid = candidates.queries[: _paid(stage.score, candidates, collection, walk.store)]
+        candidates, collection = candidates.select(paid), _audited(collection, paid, collection.qrels(_SPLIT))
     for judged in judging.judge(candidates, collection, teachers, walk.store):
         console.say(str(judged))
     rows = [(source.label, "source", _found(source, collection)) for source in sources]
@@ -105,8 +114,32 @@ def _only(collection: Collection, split: str, limit: int) -> Collection:
     labelled = [query for query in collection.query_ids(split) if any(grade > 0 for grade in qrels[query].values())]
     if not labelled:
         raise InputError(f"no query of {split!r} has a relevant document; an audit needs labels")
-    chosen = {query: qrels[query] for query in labelled[:limit]}
+    return _audited(collection, labelled[:limit], qrels)
+
+
+def _audited(collection: Collection, queries: Sequence[str], qrels: Qrels) -> Collection:
+    chosen = {query: qrels[query] for query in queries}
     return Collection(collection.name, collection.corpus, collection.queries, {_SPLIT: chosen})
+
+
+def _paid(section: Score, candidates: Candidates, collection: Collection, store: ScoreStore) -> int:
+    """How many queries, from the first, each teacher that is no hint can judge within the budget."""
+    teachers = [teacher for teacher in section.teachers if teacher not in section.hints]
+
+    def needed(queries: int) -> int:
+        some = candidates.select(candidates.queries[:queries])
+        return max((judging.missing(teacher, some, collection, store) for teacher in teachers), default=0)
+
+    budget = cast(int, section.budget)
+    paid = bisect_right(range(1, len(candidates.queries) + 1), budget, key=needed)
+    if not paid:
+        raise InputError(
+            f"score.budget: {budget:,} does not pay for the audit of one query, which takes {needed(1):,} judgements; "
+            "raise it, or lower mine.depth"
+        )
+    if paid < len(candidates.queries):
+        console.say(f"score.budget: {budget:,} pays for {paid:,} of {len(candidates.queries):,} queries")
+    return paid
 
 
 def _found(source: Part, collection: Collection) -> float:

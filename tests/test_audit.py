@@ -60,3 +60,18 @@ def test_an_audit_needs_a_teacher(recipe):
                 else {"student": recipe().train[0].student.model_dump(), "losses": [{"kind": "infonce"}]},
             )
         )
+
+
+def test_a_budget_is_not_passed_and_stored_judgements_cost_nothing(recipe, tiny_model, capsys):
+    dense = f"dense:{tiny_model}"
+    cheap = recipe(score={"teachers": [dense, "bm25"], "budget": 20, "hints": ["bm25"]})
+    found = audit(cheap)
+    assert 0 < found.queries < audit(recipe()).queries
+    assert f"score.budget: 20 pays for {found.queries} of" in capsys.readouterr().err
+    assert audit(cheap).queries > found.queries  # all are in the store by now
+
+
+def test_a_budget_that_pays_for_no_query_is_told_before_anything_is_asked(recipe, tiny_model, tmp_path):
+    with pytest.raises(InputError, match=r"score.budget: 3 does not pay for the audit of one query, which takes 4"):
+        audit(recipe(score={"teachers": [f"dense:{tiny_model}"], "budget": 3}))
+    assert not list((tmp_path / "scores").glob("*/part-*"))
