@@ -32,7 +32,7 @@ class Pace:
 
     def reserve(self, tokens: float) -> float:
         """Take the next free moment for a request of so many tokens; returns it, on the clock."""
-        start = max(self._clock(), self._requests_from, self._tokens_from)
+        start = max(self._clock(), self._requests_from, self._tokens_from, self._paused_until)
         self._requests_from = start + self._a_request
         self._tokens_from = start + tokens * self._a_token
         return start
@@ -46,7 +46,12 @@ class Pace:
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     async def turn(self, tokens: float) -> None:
-        """Wait until a request of so many tokens may go."""
+        """Wait until a request of so many tokens may go.
+
+        A moment that falls into a pause is lost, and another one taken behind it: what waited does not go at once.
+        """
         until = self.reserve(tokens)
-        while (left := max(until, self._paused_until) - self._clock()) > 0:
+        while (left := until - self._clock()) > 0:
             await asyncio.sleep(left)
+            if until < self._paused_until:
+                until = self.reserve(tokens)

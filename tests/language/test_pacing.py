@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +58,24 @@ def test_a_pause_holds_for_all(monkeypatch):
     asyncio.run(pace.turn(1))
     asyncio.run(pace.turn(1))
     assert slept == [5]
+
+
+def test_what_waited_through_a_pause_does_not_go_at_once():
+    """Times are bounded from below alone, so that a slow machine passes too."""
+    pace, went = Pace(requests_per_minute=1_000), []
+
+    async def one():
+        await pace.turn(1)
+        went.append(time.monotonic())
+
+    async def all_of_them():
+        waiting = [asyncio.create_task(one()) for _ in range(5)]
+        await asyncio.sleep(0.005)
+        pace.pause(0.1)
+        await asyncio.gather(*waiting)
+
+    began = time.monotonic()
+    asyncio.run(all_of_them())
+    later = [at for at in went[1:] if at - began > 0.1]
+    assert len(later) >= 2
+    assert all(after - before > 0.05 for before, after in pairwise(later))
