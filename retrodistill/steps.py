@@ -209,9 +209,9 @@ def teacher_certainty(
     combination = cast(Any, combine)
     if not teachers or combination is None or combination.weigh is None:
         return None
-    return cast(
-        np.ndarray, combination.certainty(judging.read(candidates, collection, teachers, store), candidates.offsets)
-    )
+    scores = judging.read(candidates, collection, teachers, store)
+    errors = judging.errors(candidates, collection, teachers, store) if combination.weigh == "error" else None
+    return cast(np.ndarray, combination.certainty(scores, candidates.offsets, errors))
 
 
 def taught(

@@ -11,6 +11,7 @@ from retrodistill.mining.pool import Rule
 from retrodistill.registry import Part, parts_in
 from retrodistill.scores.learnt import Learnt
 from retrodistill.sections import Mine, Recipe, Round, Score, Train
+from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.cross_fitted import CrossFitted
 from retrodistill.training.dev import unmeasured
 from retrodistill.training.fit import misfit
@@ -66,22 +67,29 @@ def _useless(recipe: Recipe) -> Iterator[tuple[Place, str]]:
             kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
             said = f"{kinds} does not look at weights; train with a loss that does, such as infonce, or leave it out"
             yield (*within, "mine", "weigh"), said
-        if getattr(stage.score.combine, "weigh", None) is not None:
+        if wrong := _unweighed(stage.score, losses):
             within = ("rounds", number) if recipe.rounds and recipe.rounds[number].score else ()
-            if len(stage.score.teachers) < 2:
-                yield (
-                    (*within, "score", "combine"),
-                    "weigh: disagreement, and one teacher does not disagree; leave it out",
-                )
-            elif not any(loss.heeds for loss in losses):
-                kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
-                said = f"{kinds} does not heed weigh; train with a loss that does, such as kl, or leave it out"
-                yield (*within, "score", "combine"), said
+            yield (*within, "score", "combine"), wrong
     for position, train in enumerate(recipe.stages[-1].students.values()):
         if train.folds:
             base: Place = ("rounds", len(recipe.rounds) - 1) if recipe.rounds and recipe.rounds[-1].train else ()
             said = "models of folds are teachers of a later round, and there is none; leave it out, or add a round"
             yield (*base, "train", position, "folds"), said
+
+
+def _unweighed(score: Score, losses: Sequence[Any]) -> str | None:
+    """Why a combination's weights would come to nothing; None where they do not, or there are none."""
+    weigh = getattr(score.combine, "weigh", None)
+    if weigh is None:
+        return None
+    if weigh == "disagreement" and len(score.teachers) < 2:
+        return "weigh: disagreement, and one teacher does not disagree; leave it out"
+    if weigh == "error" and not any(isinstance(t, Comparing) and t.read == "bradley_terry" for t in score.teachers):
+        return "weigh: error, which only teachers have that compare and are read by bradley_terry; leave it out"
+    if not any(loss.heeds for loss in losses):
+        kinds = ", ".join(dict.fromkeys(loss.kind for loss in losses))
+        return f"{kinds} does not heed weigh; train with a loss that does, such as kl, or leave it out"
+    return None
 
 
 def _untaught(recipe: Recipe) -> Iterator[tuple[Place, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from retrodistill.errors import InputError
 from retrodistill.registry import Part
+from retrodistill.scores.certainty import disagreement, error
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -38,7 +39,8 @@ class Combination(Part):
     and ranks are over the others. What is made of a document's scores is over the teachers that have one for it.
 
     With `weigh: disagreement` what the teachers disagree about counts less, to the losses that heed it: a document's
-    score by `1 / (1 + d^2)`, d the standard deviation over the teachers that judged it, on the common scale.
+    score by `1 / (1 + d^2)`, d the standard deviation over the teachers that judged it, on the common scale. With
+    `weigh: error` d is the standard error of a score that was made of comparisons.
 
     Attributes:
         temperatures: what each teacher's raw scores are divided by first, as it was calibrated.
@@ -47,8 +49,16 @@ class Combination(Part):
 
     argument: ClassVar[str | None] = "normalise"
     normalise: Normaliser = "zscore"
-    weigh: Literal["disagreement"] | None = Field(None, description="what teachers disagree about is learnt less from")
+    weigh: Literal["disagreement", "error"] | None = Field(
+        None, description="what is learnt less from: what teachers disagree about, or have compared too little"
+    )
     temperatures: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_errors(self) -> Self:
+        if self.weigh == "error" and self.normalise in ("rank", "reciprocal_rank"):
+            raise ValueError(f"weigh: error, and {self.normalise} has no place for one; normalise by zscore or another")
+        return self
 
     @property
     def looks_at(self) -> tuple[Part, ...]:
@@ -74,38 +84,49 @@ class Combination(Part):
         """
         return self._in_parts(self._combine, scores, offsets)
 
-    def certainty(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+    def certainty(self, scores: np.ndarray, offsets: np.ndarray, errors: np.ndarray | None = None) -> np.ndarray | None:
         """How much the score of each row counts, as `weigh` asks.
 
-        A row that only one teacher judged, of whose disagreement nothing is known, counts as the others do on the
-        average.
+        A row of which that is not known, as only one teacher judged it, or none with an error, counts as the others do
+        on the average.
 
         Args:
             scores: as they are combined.
             offsets: the same.
+            errors: standard errors of the scores, (T, N), NaN where there is none; what `weigh: error` looks at.
 
         Returns:
             float32, shape (N,), above 0 and up to 1; None where all count alike.
 
         Raises:
-            InputError: no row was judged by two teachers.
+            InputError: it is known of no row.
         """
         if self.weigh is None:
             return None
-        weights = self._in_parts(self._agreement, scores, offsets)
+        asked = np.concatenate([scores, np.full_like(scores, np.nan) if errors is None else errors])
+        weights = self._in_parts(self._sureness, asked, offsets)
         known = ~np.isnan(weights)
         if not known.any():
+            missing = {
+                "disagreement": "of two teachers, which could disagree; have them score the same candidates",
+                "error": "with a standard error, as teachers have that compare and are read by bradley_terry; name one",
+            }
             raise InputError(
-                "combine: weigh: disagreement, and no candidate has a score of two teachers, which could disagree; "
-                "have them score the same candidates, or leave it out"
+                f"combine: weigh: {self.weigh}, and no candidate has a score {missing[self.weigh]}, or leave it out"
             )
         weights[~known] = weights[known].mean(dtype=np.float64)
         return weights
 
-    def _agreement(self, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """`1 / (1 + d^2)` of what two or more judged; NaN elsewhere."""
-        values, judged, _ = self.scaled(scores, offsets)
-        return (1 / (1 + disagreement(values, judged) ** 2)).astype(np.float32)
+    def _sureness(self, both: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """`1 / (1 + d^2)` of scores and their errors, one below the other; NaN where it is not known."""
+        scores, errors = np.split(both, 2)
+        values, judged, groups = self.scaled(scores, offsets)
+        spread = (
+            disagreement(values, judged)
+            if self.weigh == "disagreement"
+            else (error(scores, errors, values, judged, groups))
+        )
+        return (1 / (1 + spread**2)).astype(np.float32)
 
     def _in_parts(
         self, make: Callable[[np.ndarray, np.ndarray], np.ndarray], scores: np.ndarray, offsets: np.ndarray
@@ -290,14 +311,6 @@ def averaged(values: np.ndarray, judged: np.ndarray, weights: np.ndarray) -> np.
     weights = np.where(judged, weights, 0)
     weight, total = weights.sum(axis=0), (weights * np.where(judged, values, 0)).sum(axis=0)
     return np.divide(total, weight, out=np.full(values.shape[1], np.nan), where=weight > 0)
-
-
-def disagreement(values: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """The standard deviation (ddof 0) of each row's scores over the teachers that judged it: (N,); NaN below two."""
-    found, several = np.full(values.shape[1], np.nan), judged.sum(axis=0) > 1
-    if several.any():
-        found[several] = np.nanstd(np.where(judged, values, np.nan)[:, several], axis=0)
-    return found
 
 
 def sureness(logits: np.ndarray, judged: np.ndarray, groups: Groups) -> np.ndarray:

@@ -171,6 +171,14 @@ def read(teacher: Comparing, candidates: Candidates, collection: Collection, sto
     return np.concatenate([*scores, np.empty(0)]).astype(np.float32)
 
 
+def errors(teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore) -> np.ndarray:
+    """The standard error of each score of `read`, float32 (candidates,); NaN where there is none, as of win rates."""
+    if teacher.read != "bradley_terry":
+        return np.full(len(candidates), np.nan, dtype=np.float32)
+    found = [bradley_terry(wins)[1] for wins in preferences(teacher, candidates, collection, store)]
+    return np.concatenate([*found, np.empty(0)]).astype(np.float32)
+
+
 def preferences(
     teacher: Comparing, candidates: Candidates, collection: Collection, store: ScoreStore
 ) -> Iterator[np.ndarray]:

@@ -114,6 +114,17 @@ def read(candidates: Candidates, collection: Collection, teachers: Sequence[Part
     return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
 
 
+def errors(candidates: Candidates, collection: Collection, teachers: Sequence[Part], store: ScoreStore) -> np.ndarray:
+    """The standard errors of what `read` gives, float32 (teachers, candidates); NaN where a teacher has none."""
+    rows = [
+        comparing.errors(teacher, candidates, collection, store)
+        if isinstance(teacher, Comparing)
+        else np.full(len(candidates), np.nan, dtype=np.float32)
+        for teacher in teachers
+    ]
+    return np.stack(rows) if rows else np.empty((0, len(candidates)), dtype=np.float32)
+
+
 def count(teacher: Part, candidates: Candidates, collection: Collection, store: ScoreStore) -> tuple[int, int]:
     """How many judgements a teacher needs for candidates, and how many of them are stored. Nothing is asked."""
     _check(candidates, collection)

@@ -42,7 +42,7 @@ def check(student: Student, losses: Sequence[Loss], lists: Lists) -> None:
         console.say(f"note: the candidates have weights, which {', '.join(unmoved)} does not look at")
     unheeding = [loss.kind for loss in losses if loss.needs_teacher and not loss.heeds]
     if unheeding and lists.certainty is not None:
-        console.say(f"note: the teachers are weighed by their disagreement, which {', '.join(unheeding)} does not heed")
+        console.say(f"note: the teachers' scores are weighed, which {', '.join(unheeding)} does not heed")
 
 
 def misfit(student: Student, loss: Loss) -> str | None:

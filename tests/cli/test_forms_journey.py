@@ -58,6 +58,19 @@ def test_preferences_and_orders_are_judged_once_and_learnt_from(tmp_path, tree):
     assert ScoreStore(tmp_path / "scores").verify() == []
 
 
+def test_what_was_compared_little_is_learnt_less_from(tmp_path, tree):
+    tree["score"] = {"teachers": [{"kind": "toy_models:ByLength", "pairs": 4}]}
+    tree["train"]["losses"], weights = ["kl"], []
+    tree["evaluate"] |= {"baselines": [], "teacher": False}
+    for weigh in ("null", "error"):
+        done("run", written(tmp_path, tree), f"score.combine={{kind: mean, normalise: none, weigh: {weigh}}}")
+        folder = tmp_path / "runs/forms/train"
+        weights.append((folder / "model.safetensors").read_bytes())
+        inputs = json.loads((folder / "manifest.json").read_text())["inputs"]
+        assert ("certainty" in inputs) == (weigh == "error")
+    assert weights[0] != weights[1]
+
+
 def test_the_stops_one_by_one(tmp_path, tree, collection_folder, tiny_model):
     at = ["--data", collection_folder]
     done("mine", *at, "--source", "bm25", "--depth", 4, "--out", tmp_path / "c.parquet")

@@ -80,6 +80,7 @@ def test_a_recipe_whose_teachers_are_weighed_by_their_disagreement(tmp_path, tre
             "score.teachers=[bm25]",
             "score.combine: weigh: disagreement, and one teacher does not disagree; leave it out",
         ),
+        ("score.combine.weigh=error", "score.combine: weigh: error, which only teachers have that compare"),
         (
             "train.losses=[listmle]",
             "score.combine: listmle does not heed weigh; train with a loss that does, such as kl",

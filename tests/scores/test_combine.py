@@ -311,6 +311,28 @@ def test_disagreement_in_parts_is_that_of_all_at_once(monkeypatch):
         np.testing.assert_array_equal(part.certainty(scores, offsets), whole)
 
 
+def test_a_score_of_few_comparisons_counts_less_by_hand():
+    nan, offsets = np.nan, np.array([0, 2, 4])
+    scores, errors = np.array([[0.0, 2.0, 0, 4], [1, 2, 3, nan]]), np.array([[1.0, 3, nan, 2], [nan, 3, nan, nan]])
+    raw = Mean(normalise="none", weigh="error").certainty(scores[:1], offsets, errors[:1])
+    np.testing.assert_allclose(raw, [1 / 2, 1 / 10, (1 / 2 + 1 / 10 + 1 / 5) / 3, 1 / 5], rtol=1e-6)
+    halved = Mean(normalise="none", weigh="error", temperatures=(2.0,)).certainty(scores[:1], offsets, errors[:1])
+    np.testing.assert_allclose(halved[[0, 1, 3]], [1 / 1.25, 1 / 3.25, 1 / 2], rtol=1e-6)
+    # z-scores: deviations 1 and 2 of the first teacher, .5 of the second: errors 1; 3 and 6; 1
+    found = Mean(weigh="error").certainty(scores, offsets, errors)
+    np.testing.assert_allclose(found[[0, 1, 3]], [1 / 2, 1 / (1 + (9 + 36) / 2), 1 / 2], rtol=1e-6)
+
+
+def test_errors_that_nobody_has_and_scales_that_have_none():
+    scores = np.array([[1.0, 2.0]])
+    with pytest.raises(
+        InputError, match="no candidate has a score with a standard error, as teachers have that compare"
+    ):
+        Mean(weigh="error").certainty(scores, np.array([0, 2]))
+    with pytest.raises(ValidationError, match="weigh: error, and rank has no place for one"):
+        Mean(weigh="error", normalise="rank")
+
+
 def test_one_teacher_does_not_disagree():
     with pytest.raises(InputError, match="no candidate has a score of two teachers"):
         Mean(weigh="disagreement").certainty(np.array([[1.0, 2.0]]), np.array([0, 2]))

@@ -69,6 +69,9 @@ def test_reading_is_of_the_probabilities_of_both_orders(collection, candidates, 
     expected = bradley_terry(wins)[0] if read == "bradley_terry" else win_rate(wins)
     np.testing.assert_allclose(found[:5], expected, atol=1e-5)
     assert found[5] > found[6]
+    errors = judging.errors(candidates, collection, [teacher], store)[0]
+    wanted = bradley_terry(wins)[1] if read == "bradley_terry" else np.full(5, np.nan)
+    np.testing.assert_allclose(errors[:5], wanted, atol=1e-5)
     first = next(comparing.preferences(teacher, candidates, collection, store))
     np.testing.assert_allclose(first, wins, atol=1e-6)
 
