@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
 
 _PLAIN = re.compile(r"\w+")
 # Where marks and scripts without spaces lie: not in Latin, Greek, Cyrillic and the usual punctuation.
@@ -16,6 +16,8 @@ _UNSPACED = (
     "\u0e00-\u0e3a\u0e40-\u0e4e\u0e80-\u0eff\u1000-\u1049\u1050-\u109f\u1780-\u17d3\u17d7\u17dc\u3005-\u3007\u3031-\u3035\u303b"
     "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001aff0-\U0001b16f\U00020000-\U0003ffff"
 )
+# Characters between white space that are no longer one word.
+_LONGEST = 64
 # Marks that nobody sees: variation selectors, the grapheme joiner, Hangul fillers. Others are of the category Cf.
 _UNSEEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 # The last of the characters that can be of the categories Cf and M, but for the tags and selectors behind U+E0000.
@@ -50,6 +52,22 @@ def words(text: str) -> list[str]:
 def normal(text: str) -> str:
     """A text's words alone, folded: equal for texts that say the same."""
     return " ".join(words(text))
+
+
+def first_words(text: str, count: int) -> str:
+    """The beginning of a text, as it stands, up to so many words; nothing of the text is folded.
+
+    Words are what stands between white space; a character of a script without spaces is one, and so are each 64
+    characters of what no white space breaks, so that there is no text that is not cut.
+    """
+    found = list(islice(_pieces().finditer(text), count + 1))
+    return text if len(found) <= count else text[: found[count - 1].end()]
+
+
+@cache
+def _pieces() -> re.Pattern[str]:
+    marks = _ranges(lambda category: category[0] == "M")
+    return re.compile(f"[{_UNSPACED}][{marks}]*|[^\\s{_UNSPACED}]{{1,{_LONGEST}}}")
 
 
 @cache

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrodistill.words import folded, normal, words
+from retrodistill.words import first_words, folded, normal, words
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,28 @@ def test_folding_is_done_once_and_for_all(text):
     assert folded(folded(text)) == folded(text)
     assert words(normal(text)) == words(text)
     assert not text.isascii() or words(text) == words(text + "\u00ad")  # the short way says the same
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("one  two\nthree four", 2, "one  two"),
+        ("one two", 2, "one two"),
+        (" one two ", 2, " one two "),
+        ("", 1, ""),
+        ("天気は晴れ", 3, "天気は"),
+        ("GPUで計算", 2, "GPUで"),
+        ("กินข้าว", 1, "กิ"),
+        ("x" * 200, 2, "x" * 128),
+    ],
+)
+def test_the_first_words_of_a_text_stand_as_they_stood(text, count, expected):
+    assert first_words(text, count) == expected
+
+
+@given(st.text(), st.integers(1, 9))
+def test_a_beginning_has_so_many_words_and_no_more(text, count):
+    found = first_words(text, count)
+    assert text.startswith(found)
+    assert first_words(found, count) == found
+    assert len(found.split()) <= count

@@ -11,6 +11,7 @@ from retrodistill.errors import InputError
 from retrodistill.language.model import Message, Prompt
 from retrodistill.registry import of
 from retrodistill.teachers.teacher import Teacher
+from retrodistill.words import first_words
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
@@ -79,7 +80,7 @@ class Asker:
 
     def document_text(self, doc_id: str) -> str:
         """The document, cut to its first words."""
-        return cut(self.collection.corpus.text(doc_id), self.options.max_words)
+        return first_words(self.collection.corpus.text(doc_id), self.options.max_words)
 
     def be_sure(self) -> None:
         """Judge the golden pair, once, before anything else is judged.
@@ -108,9 +109,3 @@ class Asker:
             return Prompt(f"{system}\n\n{text}" if system else text)
         turns = [Message("system", system)] if system else []
         return Prompt((*turns, Message("user", text)))
-
-
-def cut(text: str, words: int) -> str:
-    """The first words of a text, as they stand."""
-    pieces = text.split(None, words)
-    return text if len(pieces) <= words else text[: len(text) - len(pieces[-1])].rstrip()

@@ -10,7 +10,7 @@ from toy_models import Knowing
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.registry import build
-from retrodistill.teachers.asking import GOLDEN_DOCUMENT, cut
+from retrodistill.teachers.asking import GOLDEN_DOCUMENT
 from retrodistill.teachers.contests import parsed
 from retrodistill.teachers.language import TEMPLATES, YesNo, filled
 
@@ -103,18 +103,8 @@ def test_what_decides_a_score_is_in_the_identity_and_nothing_else(collection):
     assert read[0] == read[1] == read[2]
 
 
-def test_texts_are_cut_at_words_and_filled_once():
-    assert cut("one  two\nthree four", 2) == "one  two"
-    assert cut("one two", 2) == "one two"
-    assert cut("", 1) == ""
+def test_templates_are_filled_once():
     assert filled("{query}|{document}|{other}", query="{document}", document="{query}") == "{document}|{query}|{other}"
-
-
-@given(st.text(), st.integers(1, 9))
-def test_a_cut_text_is_a_beginning_of_so_many_words(text, words):
-    found = cut(text, words)
-    assert text.startswith(found)
-    assert len(found.split()) == min(words, len(text.split()))
 
 
 def test_templates_must_have_a_place_for_the_texts():
