@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,9 +19,7 @@ import numpy as np
 from retrodistill import vectors
 from retrodistill.candidates import Candidates
 from retrodistill.emissions import columns_of
-from retrodistill.encoders import Encoder, device_of, token_batches
-from retrodistill.encoders.common import tokens_a_batch
-from retrodistill.encoders.sizes import distinct
+from retrodistill.encoders import Encoder
 from retrodistill.errors import InputError
 from retrodistill.indexing.mapped import Mapped
 from retrodistill.memory import forget_peak, peak, resident
@@ -43,7 +40,6 @@ from retrodistill.students.student import Student
 from retrodistill.teachers.comparing import Comparing
 from retrodistill.teachers.ordering import Ordering
 from retrodistill.teachers.teacher import Teacher
-from retrodistill.vectors import TEXTS_A_PART
 
 if TYPE_CHECKING:
     from retrodistill.indexing.index import Index
@@ -51,7 +47,6 @@ if TYPE_CHECKING:
 # Documents that stand for all, as many as training tokenises at once; of them the longest are computed.
 _SAMPLE = 4_096
 _LONGEST, _JUDGED = 32, 16
-_SIZES = 16  # sizes of batches that are tried
 _FEW = 64  # documents that libraries are warmed up with
 _LOWER = {
     "mining": "set mine.memory",
@@ -76,8 +71,8 @@ def rehearsed(recipe: Recipe, missing: Mapping[str, int]) -> Iterator[Step | str
         if mined(work.walk, stage) is None:
             yield from work.mining(stage)
         for teacher in (*stage.score.teachers, *stage.score.looked_at):
-            if pairs := missing.get(teacher.model_dump_json(), 0):
-                yield from work.scoring(teacher, pairs)
+            if missing.get(teacher.model_dump_json()):
+                yield from work.scoring(teacher)
         for train in stage.students.values():
             yield from work.training(stage, train)
         for train in stage.searched.values():
@@ -141,7 +136,7 @@ class _Rehearsal:
         del kept
         gc.collect()
 
-    def _searched(self, source: Part, pairs: int = 0) -> tuple[Any, int, int]:
+    def _searched(self, source: Part) -> tuple[Any, int, int]:
         """A source at work: itself, and what all documents add to its height and to what it holds."""
         if to_be_trained(self.walk, source):
             raise InputError("an earlier round has yet to train it")
@@ -158,7 +153,7 @@ class _Rehearsal:
             rate = vectors.known_rate(opened.encoder, self.walk.collection.corpus.digest, "document")
             return opened, *self._encoded(opened.encoder, index, kept=rate is not None)
         if isinstance(source, Teacher):
-            self._judged(source, opened, pairs)
+            self._judged(source, opened)
         return opened, 0, 0
 
     def _encoded(self, encoder: Encoder, index: Index, kept: bool = False) -> tuple[int, int]:
@@ -169,11 +164,6 @@ class _Rehearsal:
         documents = len(self.walk.collection.corpus)
         made = encoder.encode([self.documents[row] for row in self.longest[: 1 if kept else None]], "document")
         asked = encoder.encode(self.questions[:_LONGEST], "query")
-        if not kept:
-            lengths = self._lengths(encoder)
-            batches = self._batches(max(map(max, lengths)))
-            computed = [partial(encoder.encode, batch, "document") for batch in batches]
-            self._sizes(lengths, documents / TEXTS_A_PART, computed)
         mapped = isinstance(index, Mapped)
         if mapped:  # as many as are read at once
             made = np.resize(made, (min(documents, 16_384), made.shape[1]))
@@ -182,47 +172,14 @@ class _Rehearsal:
         held = 0 if mapped else int(each * documents)
         return COPIES * held, held
 
-    def _lengths(self, encoder: Encoder) -> list[list[int]]:
-        """Tokens of the sample's documents, part by part as they are encoded."""
-        parts = [self.documents[at : at + TEXTS_A_PART] for at in range(0, len(self.documents), TEXTS_A_PART)]
-        packed = encoder.packed
-        if packed is None:
-            return [encoder.lengths(part) for part in parts]
-        return [packed.tokens(part, "document", encoder.prompts["document"]).lengths for part in parts]
-
-    def _batches(self, tokens: int) -> list[list[str]]:
-        """Batches of the longest document, of about half the size that they have, each a word smaller than the last."""
-        longest = self.documents[self.longest[0]]
-        words, budget = longest.split(), tokens_a_batch(device_of(None)) // 2
-        whole = [longest] * max(0, budget // max(1, tokens) - 1)
-        most = min(len(words), 2 * _SIZES + tokens // 2)
-        return [[*whole, " ".join(words[:count])] for count in range(most, max(0, most - _SIZES), -1)]
-
-    def _sizes(self, parts: Sequence[Sequence[int]], count: float, computed: Sequence[Callable[[], Any]]) -> None:
-        """Count what is kept of sizes of batches, for good.
-
-        Args:
-            parts: tokens of each text, part by part, batched as they are computed.
-            count: how many such parts there are.
-            computed: each computes a batch of a size of its own, smaller than the one before, as parts are computed.
-        """
-        budget = tokens_a_batch(device_of(None))
-        met = [{int(np.take(part, rows).sum()) for rows in token_batches(part, budget)} for part in parts]
-        held = list[int]()
-        for compute in computed:
-            compute()
-            held.append(resident())
-        each = max(0, held[-1] - held[0]) / max(1, len(held) - 1)
-        self.left += int(each * max(0, min(budget, distinct(met, count)) - len(computed)))
-
-    def scoring(self, teacher: Part, pairs: int) -> Iterator[Step | str]:
+    def scoring(self, teacher: Part) -> Iterator[Step | str]:
         """Have a teacher judge the longest documents; a retriever encodes, as in mining; a server does it elsewhere."""
         if self._was(teacher) or getattr(getattr(teacher, "model", None), "url", None):
             return
         name = f"scoring by {teacher.label}"
         forget_peak()
         try:
-            opened, added, _ = self._searched(teacher, pairs)
+            opened, added, _ = self._searched(teacher)
         except InputError as error:
             yield f"{name}: {error}"
             return
@@ -230,7 +187,7 @@ class _Rehearsal:
         del opened
         gc.collect()
 
-    def _judged(self, teacher: Teacher, opened: Any, pairs: int) -> None:
+    def _judged(self, teacher: Teacher, opened: Any) -> None:
         docs = self.walk.collection.corpus.ids_of(self.rows[self.longest[:_JUDGED]])
         queries = [self.queries[row] for row in _longest(self.questions)[: 1 if _by_lists(teacher) else 4]]
         each = max(2, len(docs) // len(queries))
@@ -239,20 +196,6 @@ class _Rehearsal:
             for query, at in zip(queries, range(0, len(docs), each), strict=False)
         }
         ask(teacher, opened, Candidates.of({query: rows for query, rows in listed.items() if rows}))
-        if not hasattr(opened, "tokens"):  # no cross-encoder
-            return
-        parts = [self.documents[at : at + opened.pairs_a_part] for at in range(0, len(self.documents), _SAMPLE // 4)]
-        lengths = [
-            opened.tokens(list(zip(np.resize(self.questions, len(part)).tolist(), part, strict=True))).lengths
-            for part in parts
-        ]
-        rows = np.argsort([-len(text) for text in self.documents], kind="stable")
-        middle = rows[len(rows) // 4 :: max(1, len(rows) // (2 * _SIZES))][:_SIZES]
-        computed = [
-            partial(opened.score, [queries[0]] * 2, [docs[0], doc])
-            for doc in self.walk.collection.corpus.ids_of(self.rows[middle])
-        ]
-        self._sizes(lengths, pairs / opened.pairs_a_part, computed)
 
     def training(self, stage: Stage, train: Train) -> Iterator[Step | str]:
         """Try steps of a student."""
