@@ -184,7 +184,8 @@ def preferences(
 ) -> Iterator[np.ndarray]:
     """By query, the stored probability that a candidate is better than another: float64 (n, n), NaN where not asked.
 
-    The logits of both orders are averaged, so that a liking for what stands first cancels out.
+    The logits of both orders are averaged, so that a liking for what stands first cancels out; a pair of which one
+    order was not judged has no probability.
     """
     judge = teacher.open(collection)
     table = store.table(judge.identity)
@@ -240,12 +241,12 @@ def _walk(
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Of pairs shown in both orders, one behind the other: float64 (pairs,), NaN where neither was judged."""
-    both = logits.astype(np.float64).reshape(-1, 2) * [1, -1]
-    heard = ~np.isnan(both)
-    total, count = np.where(heard, both, 0).sum(axis=1), heard.sum(axis=1)
-    mean = np.divide(total, count, out=np.full(len(both), np.nan), where=count > 0)
-    return 1 / (1 + np.exp(-mean))
+    """Of pairs shown in both orders, one behind the other: float64 (pairs,), NaN where an order was not judged.
+
+    One order alone would bring in the liking for what stands first.
+    """
+    first, second = logits.astype(np.float64).reshape(-1, 2).T
+    return 1 / (1 + np.exp((second - first) / 2))
 
 
 def _both(pairs: Pairs) -> Iterator[tuple[int, int]]:

@@ -261,3 +261,15 @@ def test_a_window_is_asked_for_alike_whatever_stands_beside_it():
     for counts in ([7, 7], [2], [2, 7]):
         teacher.orders(SimpleNamespace(model=model), [Prompt("which?")] * len(counts), counts)
     assert asked == [56, 56, 56]
+
+
+def test_a_pair_counts_once_both_orders_are_judged(collection, candidates, store):
+    teacher = ByLength()
+    judge = teacher.open(collection)
+    seen = []
+    for shown, logit in ((("q", "e", "d"), 3.0), (("q", "d", "e"), -1.0)):
+        queries, documents = comparing._keys(judge, [shown])
+        store.table(judge.identity).append(queries, documents, np.array([logit], dtype=np.float32))
+        seen.append(next(comparing.preferences(teacher, candidates, collection, store))[0, 1])
+    assert np.isnan(seen[0])
+    assert seen[1] == pytest.approx(1 / (1 + np.exp(-2)))
