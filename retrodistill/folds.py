@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from retrodistill import console
 from retrodistill.collections import Collection
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of, write_json
@@ -32,8 +33,8 @@ class Folds:
         """Deal the labelled queries of a split into folds of about one size.
 
         Queries of one text, and those that share a relevant document, are kept together: a claim and its denial, both
-        answered by one abstract, would tell each other's labels. Where sharing joins more than a fold holds, as in
-        collections with many relevant documents a query, only queries of one text are kept together.
+        answered by one abstract, would tell each other's labels. What sharing joins into more than a fold holds, as in
+        collections with many relevant documents a query, is dealt out by texts alone, which is said.
 
         Raises:
             InputError: there are fewer groups than folds.
@@ -43,8 +44,15 @@ class Folds:
         texts = {query: _digest(collection.queries.text(query)) for query in labelled}
         shared = {query: [doc for doc, grade in qrels[query].items() if grade > 0] for query in labelled}
         groups = _joined(labelled, {query: [texts[query], *map("d".__add__, shared[query])] for query in labelled})
-        if max(map(len, groups), default=0) > -(-len(labelled) // count):
-            groups = _joined(labelled, {query: [texts[query]] for query in labelled})
+        fit = -(-len(labelled) // count)
+        apart = [query for group in groups if len(group) > fit for query in group]
+        if apart:
+            console.say(
+                f"folds of {split}: {len(apart):,} of {len(labelled):,} queries are joined by relevant documents that "
+                f"they share, more than the {fit:,} of a fold; a fold's model has seen such documents of other queries"
+            )
+            groups = [group for group in groups if len(group) <= fit]
+            groups += _joined(apart, {query: [texts[query]] for query in apart})
         if len(groups) < count:
             raise InputError(
                 f"{collection.name}, {split}: {len(labelled)} labelled queries make {len(groups)} groups that share "

@@ -49,6 +49,15 @@ def test_where_all_are_joined_only_texts_count():
     assert sorted(Counter(found.values()).values()) == [5, 5]
 
 
+def test_only_what_is_too_large_for_a_fold_is_split(capsys):
+    relevant = {f"q{number}": ["everyone", f"d{number}"] for number in range(10)}
+    relevant |= {"a": ["shared"], "b": ["shared"], "c": ["other"], "d": ["other"]}
+    _, found = folds_of(made(relevant), 2)
+    assert found["a"] == found["b"] and found["c"] == found["d"]
+    assert sorted(Counter(found.values()).values()) == [7, 7]
+    assert "10 of 14 queries are joined by relevant documents" in capsys.readouterr().err
+
+
 def test_no_order_of_files_decides():
     relevant = {f"q{number}": [f"d{number % 7}"] for number in range(30)}
     _, one = folds_of(made(relevant), 3)
