@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from retrodistill import files
 from retrodistill.errors import InputError
-from retrodistill.scores import parts
+from retrodistill.scores import orders, parts
 from retrodistill.scores.store import ScoreStore, read_identity, read_part, write_part
 
-# Rows of a part: what is held in memory at once, some 40 bytes each.
-ROWS_A_PART = 1 << 22
+# Rows of a part: what is held in memory at once, some 40 bytes each of scores, some hundreds each of orders.
+ROWS_A_PART, ORDERS_A_PART = 1 << 22, 1 << 16
+
+Part = TypeVar("Part", bound=Sized)
 
 
-def compact(store: ScoreStore, rows_a_part: int = ROWS_A_PART) -> Iterator[tuple[str, int, int]]:
-    """Join the parts of every teacher's scores; damaged ones stay as they are.
+@dataclass(frozen=True)
+class Scores:
+    """Of a part or a teacher: keys, uint64 (n, 4), and values, float32 (n,)."""
+
+    keys: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def compact(
+    store: ScoreStore, rows_a_part: int = ROWS_A_PART, orders_a_part: int = ORDERS_A_PART
+) -> Iterator[tuple[str, int, int]]:
+    """Join the parts of every teacher's scores and orders; damaged ones stay as they are.
 
     A joined part takes the time of the oldest that it holds, so that of a pair that was judged twice the first written
     still counts, and is there before those that it replaces go: killed in between, rows stand twice, which is no harm.
@@ -28,41 +45,54 @@ def compact(store: ScoreStore, rows_a_part: int = ROWS_A_PART) -> Iterator[tuple
         A teacher's fingerprint, its parts before, and after.
     """
     for folder in store.folders():
-        before = parts.of(folder, "part")
-        for group in _groups(before, rows_a_part):
-            _join(folder, group)
-        yield folder.name, len(before), len(parts.of(folder, "part"))
+        before = _count(folder)
+        for paths, scores in _groups(parts.of(folder, "part"), lambda path: Scores(*read_part(path)), rows_a_part):
+            _replace(paths, _joined(folder, scores, parts.stamp_of(paths[0])))
+        for paths, tables in _groups(parts.of(folder, orders.PREFIX), orders.read_table, orders_a_part):
+            joined = orders.first_written(pa.concat_tables(tables))
+            _replace(paths, orders.write(folder, joined, parts.stamp_of(paths[0])))
+        yield folder.name, before, _count(folder)
 
 
-def _groups(paths: list[Path], rows_a_part: int) -> Iterator[list[tuple[Path, np.ndarray, np.ndarray]]]:
-    """Neighbouring parts that fit into one."""
-    group: list[tuple[Path, np.ndarray, np.ndarray]] = []
+def _count(folder: Path) -> int:
+    return sum(len(parts.of(folder, prefix)) for prefix in ("part", orders.PREFIX))
+
+
+def _groups(
+    paths: list[Path], read: Callable[[Path], Part], rows_a_part: int
+) -> Iterator[tuple[list[Path], list[Part]]]:
+    """Neighbouring parts that fit into one, two or more; and what they hold."""
+    group: list[tuple[Path, Part]] = []
     for path in paths:
-        try:
-            keys, scores = read_part(path)
-        except parts.DamagedError:
-            yield group
+        found = None
+        with contextlib.suppress(parts.DamagedError):
+            found = read(path)
+        if found is None or sum(len(part) for _, part in group) + len(found) > rows_a_part:
+            yield from _alike(group)
             group = []
-            continue
-        if sum(len(part) for _, _, part in group) + len(scores) > rows_a_part:
-            yield group
-            group = []
-        group.append((path, keys, scores))
-    yield group
+        if found is not None:
+            group.append((path, found))
+    yield from _alike(group)
 
 
-def _join(folder: Path, group: list[tuple[Path, np.ndarray, np.ndarray]]) -> None:
-    if len(group) < 2:
-        return
-    keys = np.concatenate([keys for _, keys, _ in group])
-    scores = np.concatenate([scores for _, _, scores in group])
+def _alike(group: list[tuple[Path, Part]]) -> Iterator[tuple[list[Path], list[Part]]]:
+    if len(group) > 1:
+        yield [path for path, _ in group], [part for _, part in group]
+
+
+def _joined(folder: Path, found: list[Scores], stamp: int) -> Path:
+    keys = np.concatenate([part.keys for part in found])
+    scores = np.concatenate([part.values for part in found])
     _, first = np.unique(keys, axis=0, return_index=True)
     # those of a query together cost the least, and the first written is the first of equal keys
     kept = np.sort(first)
     kept = kept[np.lexsort((kept, keys[kept, 1], keys[kept, 0]))]
     columns = [*keys[kept].T, scores[kept]]
-    joined = parts.add(folder, "part", lambda path: write_part(path, columns), stamp=parts.stamp_of(group[0][0]))
-    for path, _, _ in group:
+    return parts.add(folder, "part", lambda path: write_part(path, columns), stamp=stamp)
+
+
+def _replace(paths: list[Path], joined: Path) -> None:
+    for path in paths:
         if path != joined:
             path.unlink(missing_ok=True)
 
@@ -92,11 +122,6 @@ class Comparison:
     largest: float
 
 
-class _Scores(NamedTuple):
-    keys: np.ndarray
-    values: np.ndarray
-
-
 def compare(store: ScoreStore, first: str, other: ScoreStore, second: str) -> Comparison:
     """Hold the scores of two teachers against each other.
 
@@ -119,23 +144,18 @@ def compare(store: ScoreStore, first: str, other: ScoreStore, second: str) -> Co
     )
 
 
-def _scores(store: ScoreStore, fingerprint: str) -> _Scores:
+def _scores(store: ScoreStore, fingerprint: str) -> Scores:
     folder = store.root / fingerprint
     if folder not in store.folders():
         known = ", ".join(path.name for path in store.folders()) or "none"
         raise InputError(f"{store.root} has no teacher {fingerprint!r}; it has {known}")
-    found = []
-    for path in parts.of(folder, "part"):
-        try:
-            found.append(read_part(path))
-        except parts.DamagedError:
-            continue
+    found = [read for _, read in parts.each(folder, "part", read_part) if not isinstance(read, parts.DamagedError)]
     if not found:
-        return _Scores(np.empty((0, 4), dtype=np.uint64), np.empty(0, dtype=np.float32))
+        return Scores(np.empty((0, 4), dtype=np.uint64), np.empty(0, dtype=np.float32))
     keys = np.concatenate([keys for keys, _ in found])
     values = np.concatenate([values for _, values in found])
     _, first = np.unique(_rows(keys), return_index=True)
-    return _Scores(keys[first], values[first])
+    return Scores(keys[first], values[first])
 
 
 def _rows(keys: np.ndarray) -> np.ndarray:

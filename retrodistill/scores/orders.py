@@ -82,26 +82,40 @@ class Orders:
             pa.array([order.repairs for order in found], pa.int32()),
         ]
         self._claim()
-        parts.add(
-            self.folder,
-            PREFIX,
-            lambda path: pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd"),
-        )
-        self.refresh()
+        self._seen.add(write(self.folder, pa.table(columns, schema=_SCHEMA)).name)
+        self._learn(keys, found)
 
     def refresh(self) -> None:
         """See the parts that other writers have finished since the last look."""
-        for path in parts.of(self.folder, PREFIX):
-            if path.name in self._seen:
-                continue
-            self._seen.add(path.name)
-            try:
-                keys, found = read_part(path)
-            except parts.DamagedError as error:
-                console.say(f"warning: {path} is damaged ({error}) and its orders are left out; delete the file")
-                continue
-            for key, order in zip(keys, found, strict=True):
-                self._known.setdefault(key.tobytes(), order)
+        for path, read in parts.each(self.folder, PREFIX, read_part, self._seen):
+            if isinstance(read, parts.DamagedError):
+                console.say(f"warning: {path} is damaged ({read}) and its orders are left out; delete the file")
+            else:
+                self._learn(*read)
+
+    def _learn(self, keys: np.ndarray, found: Sequence[Order]) -> None:
+        for key, order in zip(keys, found, strict=True):
+            self._known.setdefault(key.tobytes(), order)
+
+
+def write(folder: Path, table: pa.Table, stamp: int | None = None) -> Path:
+    """Add a part of orders, which stands for the time `stamp`, or for now."""
+    return parts.add(folder, PREFIX, lambda path: pq.write_table(table, path, compression="zstd"), stamp)
+
+
+def read_table(path: Path) -> pa.Table:
+    """A part as it was written.
+
+    Raises:
+        DamagedError: the bytes are not those that were written.
+    """
+    return parts.read(path, _table)
+
+
+def first_written(table: pa.Table) -> pa.Table:
+    """Of windows that were judged twice the first rows."""
+    _, first = np.unique(_keys(table), axis=0, return_index=True)
+    return table.take(np.sort(first))
 
 
 def read_part(path: Path) -> tuple[np.ndarray, list[Order]]:
@@ -113,13 +127,20 @@ def read_part(path: Path) -> tuple[np.ndarray, list[Order]]:
     return parts.read(path, _decoded)
 
 
-def _decoded(part: pq.ParquetFile) -> tuple[np.ndarray, list[Order]]:
+def _table(part: pq.ParquetFile) -> pa.Table:
     if not part.schema_arrow.equals(_SCHEMA):
         raise parts.DamagedError(f"got the columns {part.schema_arrow.names}, expected {_SCHEMA.names}")
-    table = part.read()
-    keys = np.stack([table.column(name).to_numpy() for name in _SCHEMA.names[:4]], axis=1)
+    return part.read()
+
+
+def _keys(table: pa.Table) -> np.ndarray:
+    return np.stack([table.column(name).to_numpy() for name in _SCHEMA.names[:4]], axis=1)
+
+
+def _decoded(part: pq.ParquetFile) -> tuple[np.ndarray, list[Order]]:
+    table = _table(part)
     rows = zip(*(table.column(name).to_pylist() for name in _SCHEMA.names[4:]), strict=True)
-    return keys, [
+    return _keys(table), [
         Order(tuple(ranking), None if scores is None else tuple(scores), answer, repairs)
         for ranking, scores, answer, repairs in rows
     ]

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,10 @@ from retrodistill import files
 T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z]+-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
+
+
+# By folder and prefix the latest time of a part that this process knows of: to look each time takes longer and longer.
+_latest: dict[Path, int] = {}
 
 
 class DamagedError(Exception):
@@ -39,6 +43,32 @@ def stamp_of(path: Path) -> int:
     return int(match[1], 16) if match else 0
 
 
+def each(
+    folder: Path, prefix: str, read_one: Callable[[Path], T], seen: set[str] | None = None
+) -> Iterator[tuple[Path, T | DamagedError]]:
+    """Every part of a kind, read once, or why it cannot be believed.
+
+    Parts that another process joins meanwhile are read as what they became; what they hold may then come twice.
+
+    Args:
+        folder: of the teacher.
+        prefix: what kind of part it is.
+        read_one: reads a part; raises `DamagedError`.
+        seen: names that are passed over; those that are read join them.
+    """
+    seen = set() if seen is None else seen
+    while fresh := [path for path in of(folder, prefix) if path.name not in seen]:
+        for path in fresh:
+            seen.add(path.name)
+            try:
+                found: T | DamagedError = read_one(path)
+            except DamagedError as error:
+                if not path.exists():
+                    continue
+                found = error
+            yield path, found
+
+
 def add(folder: Path, prefix: str, write: Callable[[Path], None], stamp: int | None = None) -> Path:
     """Have a part written, and show it when it is whole.
 
@@ -54,8 +84,11 @@ def add(folder: Path, prefix: str, write: Callable[[Path], None], stamp: int | N
         write(temporary)
         digest = files.digest_of_file(temporary)[:16]
     if stamp is None:
-        # A clock that was set back must not put this part before one that is already there.
-        stamp = max(time.time_ns(), 1 + max(map(stamp_of, of(folder, prefix)), default=0))
+        # A clock that was set back must not put this part before one that is already there, or was at the first look.
+        key = folder / prefix
+        if key not in _latest:
+            _latest[key] = max(map(stamp_of, of(folder, prefix)), default=0)
+        stamp = _latest[key] = max(time.time_ns(), 1 + _latest[key])
     return waiting.rename(folder / f"{prefix}-{stamp:016x}-{digest}.parquet")
 
 

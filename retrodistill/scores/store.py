@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +130,11 @@ class ScoreStore:
                     found.append(f"{folder / _IDENTITY}: the identity is not that of the folder's name; it was edited")
             except InputError as error:
                 found.append(str(error))
-            for part in _parts(folder):
-                try:
-                    read_part(part)
-                except parts.DamagedError as error:
-                    found.append(f"{part}: {error}")
-            for part in parts.of(folder, orders.PREFIX):
-                try:
-                    orders.read_part(part)
-                except parts.DamagedError as error:
-                    found.append(f"{part}: {error}")
+            for part, read in chain[tuple[Path, Any]](
+                parts.each(folder, "part", read_part), parts.each(folder, orders.PREFIX, orders.read_part)
+            ):
+                if isinstance(read, parts.DamagedError):
+                    found.append(f"{part}: {read}")
         return found
 
     def folders(self) -> list[Path]:

@@ -5,8 +5,10 @@ import pytest
 from test_store import TEACHER, pairs, parts, random_rows
 
 from retrodistill.errors import InputError
+from retrodistill.scores import parts as score_parts
 from retrodistill.scores.compact import compact, compare
-from retrodistill.scores.store import ScoreStore, fingerprint
+from retrodistill.scores.orders import Order
+from retrodistill.scores.store import ScoreStore, _decoded, fingerprint
 
 OTHER = {**TEACHER, "max_length": 256}
 
@@ -94,3 +96,48 @@ def test_nothing_in_common(store):
     assert found.both == 0 and np.isnan(found.pearson) and np.isnan(found.tau) and found.largest == 0
     with pytest.raises(InputError, match="no teacher 'abc'; it has"):
         compare(store, "abc", store, fingerprint(OTHER))
+
+
+def test_orders_are_joined_too_and_the_first_written_counts(store):
+    windows = [("q", ["a", "b"]), ("q", ["b", "a"]), ("r", ["a", "b"])]
+    for number, window in enumerate([*windows, windows[0]]):
+        store.orders(TEACHER).append([window], [Order((number % 2, 1 - number % 2), (0.5, 1.0), f"said {number}")])
+    assert list(compact(store)) == [(fingerprint(TEACHER), 4, 1)]
+    kept = store.orders(TEACHER)
+    assert [kept.find(*window).answer for window in windows] == ["said 0", "said 1", "said 2"]
+    assert kept.find(*windows[1]).ranking == (1, 0) and len(kept) == 3
+    assert store.verify() == []
+    assert list(compact(store, orders_a_part=2)) == [(fingerprint(TEACHER), 1, 1)]
+
+
+def test_one_who_reads_orders_meanwhile_misses_nothing_and_is_told_of_no_damage(store, capsys):
+    for number in range(3):
+        store.orders(TEACHER).append([(f"q{number}", ["a", "b"])], [Order((0, 1))])
+    reader = store.orders(TEACHER)
+    list(compact(store))
+    store.orders(TEACHER).append([("late", ["a", "b"])], [Order((1, 0))])
+    reader.refresh()
+    assert len(reader) == 4 and reader.find("late", ["a", "b"]).ranking == (1, 0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["verify", "compare"])
+def test_parts_that_are_joined_while_all_are_read_are_neither_damaged_nor_missed(kind, store, monkeypatch):
+    for seed in range(4):
+        store.table(TEACHER).append(*random_rows(seed, 30))
+    store.table(OTHER).append(*random_rows(0, 30))
+    module = "store" if kind == "verify" else "compact"
+    read, done = score_parts.read, []
+
+    def while_joined(path, decode):
+        if not done:
+            done.append(1)
+            list(compact(ScoreStore(store.root)))
+        return read(path, decode)
+
+    monkeypatch.setattr(f"retrodistill.scores.{module}.read_part", lambda path: while_joined(path, _decoded))
+    if kind == "verify":
+        assert store.verify() == []
+    else:
+        found = compare(store, fingerprint(TEACHER), store, fingerprint(OTHER))
+        assert (found.both, found.first_only, found.second_only) == (30, 90, 0)
