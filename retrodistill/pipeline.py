@@ -76,6 +76,7 @@ class Walk:
         data = self.recipe.data
         for split in (data.train, data.test, *([data.measured_on] if data.measured_on else [])):
             self.collection.query_ids(split)
+        self.collection.refuse_spaces()
         return self
 
     def begin(self) -> None:

@@ -53,6 +53,7 @@ def evaluate(
     retriever = part("retriever", spec, settings)
     refuse_others(out)
     collection = open_collection(data)
+    collection.refuse_spaces()
     judgements = read_qrels(qrels) if qrels else None
     evaluation, run = steps.evaluate(retriever, collection, split, metrics=names, qrels=judgements, depth=depth)
     steps.save_evaluation(out, evaluation, run)

@@ -300,6 +300,7 @@ def search(index: Path, data: str, split: str, depth: int, out: Path) -> None:
     from retrodistill.runs import write_run
 
     collection = open_collection(data)
+    collection.refuse_spaces()
     found = Indexed(path=index).open(collection).search(collection.query_ids(split), depth)
     write_run(out, found, index.name)
     click.echo(f"{out}: {len(found):,} queries, {sum(map(len, found.values())):,} documents")

@@ -67,6 +67,20 @@ class Collection:
         usual = [split for split in _USUAL if split in self._judgements]
         return usual + sorted(set(self._judgements) - set(usual))
 
+    def refuse_spaces(self) -> None:
+        """Say before the work that its results could not be written as a TREC run.
+
+        Raises:
+            InputError: an id of a document or a query is empty or holds white space.
+        """
+        for what, texts in (("document", self.corpus), ("query", self.queries)):
+            name = texts.spaced()
+            if name is not None:
+                raise InputError(
+                    f"{self.name}: the {what} id {name!r} is empty or holds white space, which a TREC run file cannot "
+                    "carry; rename it in the collection"
+                )
+
     def qrels(self, split: str) -> Qrels:
         """The judgements of a split, read once; they are shared, so leave them as they are.
 

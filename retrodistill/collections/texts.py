@@ -18,6 +18,9 @@ from retrodistill.errors import InputError
 # Ids up to which a dictionary, which stays, is quicker than a hash table of all ids, which is made for each question.
 _FEW = 1 << 16
 
+# What `str.split` takes for white space, and nothing at all.
+_SPACED = r"^$|[\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
+
 Kind = Literal["document", "query"]
 SCHEMAS = {
     "document": pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string())]),
@@ -113,6 +116,11 @@ class Texts:
     def ids(self) -> list[str]:
         """The ids, in the order of the file."""
         return self._ids.to_pylist()
+
+    def spaced(self) -> str | None:
+        """The first id that is empty or holds white space; None where there is none."""
+        found = pc.index(pc.match_substring_regex(self._ids, _SPACED), True).as_py()
+        return None if found < 0 else self._ids[found].as_py()
 
     def places(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Where each of some ids stands, int32 (n,); -1 for one that is not here. Many cost no Python string each."""

@@ -354,3 +354,25 @@ def test_files_that_only_bear_the_names_of_an_evaluation_are_kept(name, folder, 
     own.write_text("kept")
     assert str(own) in refused("evaluate", "bm25", "--data", folder, "--out", own.parent)
     assert own.read_text() == "kept"
+
+
+@pytest.mark.parametrize("words", [["evaluate", "bm25"], ["search", "no-index"], ["run"]])
+@pytest.mark.parametrize("what", ["document", "query"])
+def test_ids_that_no_run_file_can_carry_are_told_before_the_work(words, what, folder, tmp_path):
+    path = folder / ("corpus.jsonl" if what == "document" else "queries.jsonl")
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"_id": "two words", "title": "", "text": "anything"}\n')
+    if words == ["run"]:
+        recipe = {
+            "name": "x",
+            "runs": str(tmp_path / "runs"),
+            "data": {"path": str(folder)},
+            "mine": {"sources": ["bm25"]},
+        }
+        recipe |= {"train": {"student": "dense:sentence-transformers/all-MiniLM-L6-v2", "losses": ["infonce"]}}
+        (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+        told = refused("run", tmp_path / "recipe.yaml")
+    else:
+        told = refused(*words, "--data", folder, "--out", tmp_path / "out")
+    assert f"the {what} id 'two words' is empty or holds white space" in told
+    assert not list(tmp_path.glob("runs/*/mine")) and not (tmp_path / "out").exists()

@@ -2,6 +2,8 @@ import hashlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrodistill.collections import Texts
 from retrodistill.errors import InputError
@@ -80,3 +82,13 @@ def test_a_sequence_reads_what_is_asked_for(corpus, monkeypatch):
         sequence[len(texts)]
     monkeypatch.setattr(Texts, "texts", lambda self, rows: rows)
     assert sequence[5:9] == slice(5, 9)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\x0b", "\x1fa", "a\x85b", "a\u00a0b", "a\u2028", "\u3000"])
+def test_an_id_with_white_space_is_found(name):
+    assert Texts.queries("c", [("plain", "x"), (name, "y")]).spaced() == name
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6))
+def test_ids_are_spaced_where_a_line_of_words_could_not_hold_them(name):
+    assert (Texts.queries("c", [(name, "y")]).spaced() is None) == (name.split() == [name])
