@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from retrodistill.errors import InputError
 from retrodistill.files import digest_of_file
 from retrodistill.formats.format import field, objects
-from retrodistill.teachers.asking import GOLDEN_QUERY
+from retrodistill.teachers.golden import GOLDEN_QUERY
 from retrodistill.teachers.language import Scorer, Scoring, checked, prompts_of
 
 if TYPE_CHECKING:

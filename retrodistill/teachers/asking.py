@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from retrodistill.errors import InputError
 from retrodistill.language.model import Message, Prompt
 from retrodistill.registry import of
+from retrodistill.teachers.golden import expect_better
 from retrodistill.teachers.teacher import Teacher
 from retrodistill.words import first_words
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection
     from retrodistill.language.model import LanguageModel
-
-GOLDEN_QUERY = "How long does a common cold usually last?"
-GOLDEN_DOCUMENT = "A common cold usually lasts seven to ten days. Symptoms are at their worst after two or three days."
-ABSURD_DOCUMENT = "The town council voted to repaint the railings of the old harbour bridge in dark green next spring."
 
 
 class Asking(Teacher):
@@ -91,12 +87,7 @@ class Asker:
         if self._sure:
             return
         better, worse = self.golden()
-        if not better > worse:
-            raise InputError(
-                f"teacher {self.options.label}: asked {GOLDEN_QUERY!r}, it gives {better:.3f} to a document that "
-                f"answers and {worse:.3f} to one about the railings of a bridge; it is too weak, or its template "
-                "wrong for it. Nothing was judged; `golden: false` goes on all the same"
-            )
+        expect_better(self.options.label, better, worse, "it is too weak, or its template wrong for it")
         self._sure = True
 
     def golden(self) -> tuple[float, float]:

@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from retrodistill.scores.orders import Order
-from retrodistill.teachers.asking import ABSURD_DOCUMENT, GOLDEN_DOCUMENT, GOLDEN_QUERY, Asker, Asking
+from retrodistill.teachers.asking import Asker, Asking
 from retrodistill.teachers.comparing import Comparing
+from retrodistill.teachers.golden import ABSURD_DOCUMENT, GOLDEN_DOCUMENT, GOLDEN_QUERY
 from retrodistill.teachers.language import checked, filled
 from retrodistill.teachers.ordering import Ordering
 

@@ -20,6 +20,7 @@ from retrodistill.encoders import (
     token_batches,
 )
 from retrodistill.errors import InputError
+from retrodistill.teachers.golden import ABSURD_DOCUMENT, GOLDEN_DOCUMENT, GOLDEN_QUERY, expect_better
 from retrodistill.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
 
 
 class CrossEncoder(Teacher):
-    """A sentence-transformers CrossEncoder, or any sequence classifier with one output."""
+    """A sentence-transformers CrossEncoder, or any sequence classifier.
+
+    Of several outputs, as monoBERT has them, `output` says which is that of a relevant document; the score is its
+    log-odds against the others. Before some hundred judgements for the store, the golden pair is judged.
+    """
 
     argument: ClassVar[str | None] = "model"
     kind: Literal["cross_encoder"] = "cross_encoder"
     model: str
     max_length: int | None = Field(None, ge=4)
     precision: Precision = "fp32"
+    output: int | None = Field(None, ge=0, description="which of several outputs a relevant document has, from 0")
+    golden: bool = Field(True, description="refuse to judge much where an absurd document is preferred")
 
     def check(self) -> None:
         """Find the model."""
@@ -60,13 +67,15 @@ class CrossEncoderJudge:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Weights, length and precision; always raw logits."""
+        """Weights, length and precision, and which output is read; always raw logits."""
+        output = self.options.output
         return {
             "kind": "cross_encoder",
             "weights": models.digest(self.options.model),
             "max_length": self.options.max_length,
             "precision": self.options.precision,
             "activation": "none",
+            **({} if output is None else {"output": output}),
         }
 
     @cached_property
@@ -74,7 +83,8 @@ class CrossEncoderJudge:
         """The CrossEncoder itself.
 
         Raises:
-            InputError: it cannot be loaded, has several outputs, or is asked for more tokens than it has positions.
+            InputError: it cannot be loaded, is asked for more tokens than it has positions, for an output that it has
+                not, or for none where it has several.
         """
         quiet_libraries()
         import sentence_transformers
@@ -92,10 +102,12 @@ class CrossEncoderJudge:
             raise InputError(
                 f"model {options.model!r} cannot be loaded from {folder}: {type(error).__name__}: {error}"
             ) from error
-        if model.num_labels != 1:
+        if (model.num_labels == 1) != (options.output is None) or (options.output or 0) >= model.num_labels:
             raise InputError(
-                f"model {options.model!r} has {model.num_labels} outputs; "
-                "a cross_encoder teacher needs one logit a pair"
+                f"model {options.model!r} has {model.num_labels} outputs, {_named(model)}; name that of a relevant "
+                "document as output: N, from 0"
+                if model.num_labels > 1
+                else f"model {options.model!r} has one output; leave out output: {options.output}"
             )
         set_max_length(model, options.max_length, options.model)
         return model.float()  # weights saved in 16 bits would be computed with in 16
@@ -115,17 +127,38 @@ class CrossEncoderJudge:
         """What stands in the second segment."""
         return self.collection.corpus.text(doc_id)
 
+    def be_sure(self) -> None:
+        """Judge the golden pair, before a long run.
+
+        Raises:
+            InputError: the absurd document is preferred.
+        """
+        if not self.options.golden:
+            return
+        better, worse = self._logits([(GOLDEN_QUERY, GOLDEN_DOCUMENT), (GOLDEN_QUERY, ABSURD_DOCUMENT)])
+        expect_better(self.options.label, better, worse, "it is no reranker, or one of another language")
+
     def score(self, query_ids: Sequence[str], doc_ids: Sequence[str]) -> np.ndarray:
         """Raw logits, float32, shape (pairs,)."""
+        pairs = zip(map(self.query_text, query_ids), map(self.document_text, doc_ids), strict=True)
+        return self._logits(list(pairs))
+
+    def _logits(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         import torch
 
-        pairs = [(self.query_text(q), self.document_text(d)) for q, d in zip(query_ids, doc_ids, strict=True)]
         device = str(self.model.device)
         result = np.empty(len(pairs), dtype=np.float32)
         with torch.inference_mode():
             for rows, logits in self._scored(pairs, TOKENS_A_BATCH["cuda" if device.startswith("cuda") else "cpu"]):
-                result[rows] = logits.float().cpu().numpy()
+                result[rows] = self._read(logits.float()).cpu().numpy()
         return result
+
+    def _read(self, logits: Tensor) -> Tensor:
+        """A number a pair, (pairs,), of (pairs, outputs) or (pairs,)."""
+        if self.options.output is None:
+            return logits.reshape(len(logits))
+        others = [place for place in range(logits.shape[1]) if place != self.options.output]
+        return logits[:, self.options.output] - logits[:, others].logsumexp(dim=1)
 
     def _scored(self, pairs: list[tuple[str, str]], budget: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Logits of some rows of the pairs at a time."""
@@ -135,7 +168,7 @@ class CrossEncoderJudge:
         batches = token_batches(tokens.lengths, budget)
         if packed is None:
             return ((rows, self._padded([pairs[row] for row in rows])) for rows in batches)
-        return each(lambda rows: packed.logits(tokens.take(rows)).squeeze(1), batches, str(self.model.device))
+        return each(lambda rows: packed.logits(tokens.take(rows)), batches, str(self.model.device))
 
     def tokens(self, pairs: Sequence[tuple[str, str]]) -> Tokens:
         """What the model reads of pairs."""
@@ -156,6 +189,12 @@ class CrossEncoderJudge:
                 convert_to_tensor=True,
                 show_progress_bar=False,
             )
+
+
+def _named(model: Any) -> str:
+    """The outputs of a model, by the names that it gives them."""
+    names = getattr(model.config, "id2label", None) or {}
+    return ", ".join(f"{number} {names.get(number, '')}".strip() for number in range(model.num_labels))
 
 
 TEACHERS = {"cross_encoder": CrossEncoder}

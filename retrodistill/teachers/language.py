@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from retrodistill.teachers.asking import ABSURD_DOCUMENT, GOLDEN_DOCUMENT, GOLDEN_QUERY, Asker, Asking
+from retrodistill.teachers.asking import Asker, Asking
+from retrodistill.teachers.golden import ABSURD_DOCUMENT, GOLDEN_DOCUMENT, GOLDEN_QUERY
 
 if TYPE_CHECKING:
     from retrodistill.collections import Collection

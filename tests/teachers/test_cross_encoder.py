@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from retrodistill.candidates import Candidate, Candidates
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
-from retrodistill.teachers.cross_encoder import CrossEncoder
+from retrodistill.scores.store import ScoreStore
+from retrodistill.teachers import judging
+from retrodistill.teachers.cross_encoder import CrossEncoder, CrossEncoderJudge
 
 QUERIES = {"q1": "storm wind", "q2": "bread", "q3": "a knight takes a bishop and a rook"}
 DOCUMENTS = {
@@ -97,16 +100,60 @@ def test_max_length_beyond_the_positions_is_refused(model, toy):
         CrossEncoder(model=str(model), max_length=65).open(toy).score(["q1"], ["short"])
 
 
-def test_three_outputs_are_no_logit(copy, toy):
+@pytest.mark.parametrize("packed", [True, False])
+def test_of_several_outputs_one_is_read_against_the_others(copy, toy, packed, monkeypatch):
     config = json.loads((copy / "config.json").read_text())
     labels = {str(number): f"LABEL_{number}" for number in range(3)}
     config |= {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
     (copy / "config.json").write_text(json.dumps(config))
     weights = load_file(copy / "model.safetensors")
-    weights["classifier.weight"], weights["classifier.bias"] = weights["classifier.weight"].repeat(3, 1), torch.zeros(3)
+    torch.manual_seed(0)
+    width = weights["classifier.weight"].shape[1]
+    weights["classifier.weight"], weights["classifier.bias"] = torch.randn(3, width), torch.ones(3)
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="has 3 outputs; a cross_encoder teacher needs one logit a pair"):
-        CrossEncoder(model=str(copy)).open(toy).score(["q1"], ["short"])
+    for output in (None, 3):
+        with pytest.raises(
+            InputError, match=r"has 3 outputs, 0 LABEL_0, 1 LABEL_1, 2 LABEL_2; name that of a relevant"
+        ):
+            CrossEncoder(model=str(copy), output=output).open(toy).score(["q1"], ["short"])
+    judge = CrossEncoder(model=str(copy), output=1).open(toy)
+    if not packed:
+        monkeypatch.setattr(type(judge), "packed", None)
+    network = judge.model[0].model
+    read = judge.model.tokenizer([judge.query_text("q1")], [judge.document_text("short")], return_tensors="pt")
+    with torch.no_grad():
+        chances = network(**read).logits[0].softmax(0)
+    assert judge.score(["q1"], ["short"])[0] == pytest.approx(float(torch.logit(chances[1])), abs=1e-4)
+    assert judge.identity != CrossEncoder(model=str(copy), output=2).open(toy).identity
+
+
+def test_an_output_of_a_model_that_has_one_is_refused(model, toy):
+    with pytest.raises(InputError, match="has one output; leave out output: 1"):
+        CrossEncoder(model=str(model), output=1).open(toy).score(["q1"], ["short"])
+
+
+def test_the_golden_pair_is_judged_before_many_pairs(copy, toy, tmp_path, monkeypatch):
+    """Of a model and its opposite one prefers the absurd document."""
+    monkeypatch.setattr(CrossEncoderJudge, "pairs_a_part", 3)
+    few, many = (Candidates.of({"q1": rows(docs)}) for docs in (["short"], list(toy.corpus.ids)[:4]))
+    weights, refused = load_file(copy / "model.safetensors"), []
+    for sign in (1, -1):
+        turned = {name: sign * tensor if name.startswith("classifier") else tensor for name, tensor in weights.items()}
+        save_file(turned, copy / "model.safetensors", metadata={"format": "pt"})
+        store, teacher = ScoreStore(tmp_path / f"{sign}"), CrossEncoder(model=str(copy))
+        judging.judge(few, toy, [teacher], store)
+        try:
+            judging.judge(many, toy, [teacher], store)
+        except InputError as error:
+            refused.append(str(error))
+            assert np.isnan(judging.read(many, toy, [teacher], store)).any()
+            judging.judge(many, toy, [CrossEncoder(model=str(copy), golden=False)], store)
+        assert not np.isnan(judging.read(many, toy, [teacher], store)).any()
+    assert len(refused) == 1 and "railings" in refused[0] and "golden: false" in refused[0]
+
+
+def rows(docs):
+    return [Candidate(doc, "bm25", rank, 0.0, None) for rank, doc in enumerate(docs, start=1)]
 
 
 def test_a_bi_encoder_is_refused_before_any_work(tiny_model, toy):

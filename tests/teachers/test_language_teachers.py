@@ -10,8 +10,8 @@ from toy_models import Knowing
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
 from retrodistill.registry import build
-from retrodistill.teachers.asking import GOLDEN_DOCUMENT
 from retrodistill.teachers.contests import parsed
+from retrodistill.teachers.golden import GOLDEN_DOCUMENT
 from retrodistill.teachers.language import TEMPLATES, YesNo, filled
 
 
