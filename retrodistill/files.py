@@ -168,7 +168,9 @@ def refuse_unwritable(path: Path) -> None:
     Raises:
         InputError: what stands above the path is no folder, or one that may not be written to.
     """
-    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a device or the like, which would be replaced; name a file or a folder")
+    above = next((folder for folder in path.absolute().parents if folder.exists()), path)
     if not above.is_dir():
         raise InputError(f"{path} cannot be written: {above} is a file; name another place")
     if not os.access(above, os.W_OK | os.X_OK):

@@ -136,6 +136,8 @@ def score(
     full = [teacher for teacher in section.teachers if section.bought_by(teacher) is None]
     for judged in judging.judge(candidates, collection, [*full, *section.looked_at], store):
         tell(str(judged))
+        if judged.failed and not judged.judged and not judged.stored:
+            raise InputError(f"teacher {judged.teacher} failed at all {len(judged.failed):,} {judged.unit}; see above")
     for teacher in section.teachers:
         rule = section.bought_by(teacher)
         if section.budget is not None and rule is not None:

@@ -22,6 +22,7 @@ from retrodistill.files import (
     digest_of_file,
     digest_of_files,
     refuse_to_replace,
+    refuse_unwritable,
     write_json,
     write_text,
 )
@@ -305,3 +306,7 @@ def test_one_process_works_in_a_folder(tmp_path):
     assert other().stdout == "in\n"
     with alone_in(tmp_path):  # after it, and after one that ended
         pass
+
+
+def test_the_root_of_all_folders_can_be_asked_about():
+    refuse_unwritable(Path("/"))

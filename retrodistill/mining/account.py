@@ -26,7 +26,7 @@ class Account:
         unjudged: documents that a rule had no score for, by rule; what it did with them, the rule says.
         queries: queries asked for.
         short: by query, how many negatives fewer it has than the sampler was asked for.
-        without: queries that no unlabelled document is left for.
+        without: queries that no document is left for which is not relevant.
     """
 
     found: Counter[str] = field(default_factory=Counter)

@@ -217,7 +217,7 @@ class _Mining:
         return chosen
 
     def _rows(self, pool: Pool, labelled: list[Candidate]) -> list[Candidate]:
-        if not len(pool):
+        if not len(pool) and all(row.label is None or row.label > 0 for row in labelled):
             self.account.without.append(pool.query)
         self.account.kept += len(pool) + len(labelled)
         return sorted([*labelled, *pool.rows], key=lambda row: row.rank)

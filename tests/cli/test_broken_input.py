@@ -347,6 +347,13 @@ def test_a_place_that_cannot_be_is_told_before_the_work(verb, folder, tmp_path, 
     assert file.read_text() == "kept"
 
 
+def test_what_is_no_file_is_not_replaced(folder, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "is a device or the like" in refused("mine", "--data", folder, "--source", "bm25", "--out", pipe)
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("name", ["run.trec", "results.json"])
 def test_files_that_only_bear_the_names_of_an_evaluation_are_kept(name, folder, tmp_path):
     own = tmp_path / "mine" / name

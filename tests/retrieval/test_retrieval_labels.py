@@ -4,6 +4,7 @@ import pytest
 
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
+from retrodistill.mining.mine import mine
 from retrodistill.retrieval.labels import Labelled, OtherPositives
 
 QRELS = {
@@ -58,3 +59,8 @@ def test_queries_of_another_split_are_refused_and_labels_decide_the_identity(par
     identity = part.open(toy()).identity
     assert identity == part.open(toy(test={"q4": {"d8": 1}})).identity
     assert identity != part.open(toy({**QRELS, "q2": {"d5": 1}})).identity
+
+
+def test_what_is_labelled_not_relevant_is_a_negative_in_the_account():
+    _, account = mine(toy(), "train", [Labelled()], depth=5)
+    assert account.without == ["q1", "q2", "q3"]

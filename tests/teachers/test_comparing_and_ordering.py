@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toy_models import Alphabet, ByLength, Longer, Spelling
 
+from retrodistill import steps
 from retrodistill.candidates import Candidates
 from retrodistill.collections import Collection, Texts
 from retrodistill.errors import InputError
@@ -14,6 +15,7 @@ from retrodistill.language.model import Prompt
 from retrodistill.scores.bradley_terry import bradley_terry, win_rate
 from retrodistill.scores.orders import Order
 from retrodistill.scores.store import ScoreStore
+from retrodistill.sections import Score
 from retrodistill.teachers import comparing, judging
 from retrodistill.teachers.contests import Listwise
 
@@ -273,3 +275,13 @@ def test_a_pair_counts_once_both_orders_are_judged(collection, candidates, store
         seen.append(next(comparing.preferences(teacher, candidates, collection, store))[0, 1])
     assert np.isnan(seen[0])
     assert seen[1] == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_a_teacher_that_fails_at_everything_is_an_error_and_one_that_fails_at_some_is_told(
+    collection, candidates, store
+):
+    section, said = Score.model_construct(teachers=(Alphabet(window=5, stride=5, fails_at="c"),), budget=None), []
+    with pytest.raises(InputError, match="alphabet failed at all 1 windows"):
+        steps.score(section, candidates.select(["q"]), collection, store, 0, said.append)
+    steps.score(section, candidates, collection, store, 0, said.append)
+    assert "1 FAILED" in said[-1]
