@@ -19,7 +19,7 @@ from retrodistill.scores.store import ScoreStore, read_identity, read_part, writ
 # Rows of a part: what is held in memory at once, some 40 bytes each of scores, some hundreds each of orders.
 ROWS_A_PART, ORDERS_A_PART = 1 << 22, 1 << 16
 
-Part = TypeVar("Part", bound=Sized)
+Held = TypeVar("Held", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def _count(folder: Path) -> int:
 
 
 def _groups(
-    paths: list[Path], read: Callable[[Path], Part], rows_a_part: int
-) -> Iterator[tuple[list[Path], list[Part]]]:
+    paths: list[Path], read: Callable[[Path], Held], rows_a_part: int
+) -> Iterator[tuple[list[Path], list[Held]]]:
     """Neighbouring parts that fit into one, two or more; and what they hold."""
-    group: list[tuple[Path, Part]] = []
+    group: list[tuple[Path, Held]] = []
     for path in paths:
         found = None
         with contextlib.suppress(parts.DamagedError):
@@ -75,7 +75,7 @@ def _groups(
     yield from _alike(group)
 
 
-def _alike(group: list[tuple[Path, Part]]) -> Iterator[tuple[list[Path], list[Part]]]:
+def _alike(group: list[tuple[Path, Held]]) -> Iterator[tuple[list[Path], list[Held]]]:
     if len(group) > 1:
         yield [path for path, _ in group], [part for _, part in group]
 
